@@ -1,0 +1,273 @@
+//! What flows: a [`Record`] read from the source, the [`Item`] that channels carry, and its [`Sample`]s, one a variant.
+
+use std::sync::Arc;
+
+use arrow::array::RecordBatch;
+use bytes::Bytes;
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::Position;
+use crate::image::Image;
+
+/// How a record names its image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Reference {
+    /// The reference was null.
+    Missing,
+    /// A path, or a URI with a scheme (`file`, `http`, `https`, `s3`, `gs`, `az`, `data`).
+    Uri(String),
+    /// The image file's bytes stood in the record; `path` is the name beside them, if any.
+    Inline {
+        /// An encoded image.
+        bytes: Bytes,
+        /// A file name, for people only.
+        path: Option<String>,
+    },
+}
+
+/// Size and time of a listed file, as the plan froze them; a file that differs later is `source_changed`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listed {
+    /// Bytes.
+    pub size: u64,
+    /// Modification time, nanoseconds since 1970 (0 where the store has none).
+    pub mtime_ns: i64,
+}
+
+/// One input position.
+#[derive(Debug, Clone)]
+pub struct Record {
+    /// Names the record in the output and seeds its randomness; may repeat.
+    pub key: String,
+    /// The image to load.
+    pub reference: Reference,
+    /// The clean image, where the source names one.
+    pub target: Option<Reference>,
+    /// The task column's value.
+    pub task: Option<String>,
+    /// Where it stood in the input.
+    pub position: Position,
+    /// The input file (as written in the plan).
+    pub source_file: Option<Arc<str>>,
+    /// The row in that file, from 0.
+    pub source_row: Option<u64>,
+    /// Set where the source is a frozen listing.
+    pub listed: Option<Listed>,
+    /// One row: the kept input columns, in the order of the schema's kept fields.
+    pub kept: Option<RecordBatch>,
+}
+
+impl Record {
+    /// The number in kept column `name` (any integer or float type, booleans as 0 and 1); `None` if absent or null.
+    pub fn number(&self, name: &str) -> Option<f64> {
+        use arrow::array::{Array, AsArray};
+        use arrow::datatypes::{DataType, Float64Type};
+        let column = self.kept.as_ref()?.column_by_name(name)?;
+        let number = arrow::compute::cast(column, &DataType::Float64).ok()?;
+        let number = number.as_primitive::<Float64Type>();
+        (number.len() == 1 && number.is_valid(0)).then(|| number.value(0))
+    }
+}
+
+/// What channels carry: one position with all its variants.
+#[derive(Debug)]
+pub struct Item {
+    /// The record.
+    pub record: Arc<Record>,
+    /// The partition's epoch under which it was read; older epochs are dropped.
+    pub epoch: u64,
+    /// Its intake order in that epoch, from 0 without gaps.
+    pub seq: u64,
+    /// One for each variant, ascending; never empty once prepared.
+    pub samples: Vec<Sample>,
+    /// Tries of the fetch (1 for local and inline).
+    pub attempts: u32,
+}
+
+/// What is known of the file that an image came from.
+#[derive(Debug, Clone, Default)]
+pub struct Origin {
+    /// The file's bytes as fetched.
+    pub bytes: Bytes,
+    /// SHA-256 of `bytes`.
+    pub sha256: [u8; 32],
+    /// The format's usual extension, such as `jpg`.
+    pub extension: &'static str,
+    /// Pixels across, after EXIF orientation, before resize and crop.
+    pub width: u32,
+    /// Pixels down, after EXIF orientation, before resize and crop.
+    pub height: u32,
+    /// The embedded colour profile, where `load.icc` keeps it.
+    pub icc: Option<Vec<u8>>,
+    /// True if the pixels are the file's own: nothing was resized, cropped, turned, converted or dropped.
+    pub untouched: bool,
+}
+
+/// One variant of a record with its pixels.
+#[derive(Debug, Default)]
+pub struct Sample {
+    /// From 0.
+    pub variant: u16,
+    /// The image in work: as loaded, later degraded. `None` once encoded, on failure, and without `load`.
+    pub image: Option<Image>,
+    /// The clean image that `image` is scored against.
+    pub target: Option<Arc<Image>>,
+    /// What is known of the source file of `image` (shared by the variants).
+    pub origin: Option<Arc<Origin>>,
+    /// The same for a target that the source named.
+    pub target_origin: Option<Arc<Origin>>,
+    /// Every operation that was applied, in order, resize and crop first.
+    pub ops: Vec<AppliedOp>,
+    /// Column name and value, in the order of the pipeline's `score` list.
+    pub scores: Scores,
+    /// The image columns, encoded.
+    pub encoded: Encoded,
+    /// Why this row failed.
+    pub failure: Option<Failure>,
+    /// Milliseconds spent in each step, by the step's name.
+    pub timings: Vec<(&'static str, f32)>,
+}
+
+/// Score columns: full name such as `input_psnr_lm4lv`, and the value.
+pub type Scores = Vec<(Arc<str>, f64)>;
+
+/// An encoded image and its width and height in pixels.
+#[derive(Debug, Clone)]
+pub struct EncodedImage {
+    /// The file.
+    pub bytes: Bytes,
+    /// The encoding's extension, such as `png`.
+    pub extension: &'static str,
+    /// Pixels across (0 where nothing was decoded).
+    pub width: u32,
+    /// Pixels down (0 where nothing was decoded).
+    pub height: u32,
+}
+
+/// The encoded image columns of one row.
+#[derive(Debug, Clone, Default)]
+pub struct Encoded {
+    /// Degraded, or as it came.
+    pub input: Option<EncodedImage>,
+    /// Clean.
+    pub target: Option<EncodedImage>,
+}
+
+/// An operation as the row records it; enough to do it again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppliedOp {
+    /// Where in the recipe, such as `2.one_of.0`, or `load.resize`, `load.crop`.
+    pub step: String,
+    /// The operation's name in a recipe.
+    pub op: String,
+    /// The operation's version; another one draws or computes differently.
+    pub version: u16,
+    /// A JSON object with shortest round-trip numbers.
+    pub params: String,
+}
+
+/// Why one row failed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// The column `error_code`.
+    pub code: FailureCode,
+    /// The column `error_message`.
+    pub message: String,
+}
+
+macro_rules! failure_codes {
+    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $class:ident;)+) => {
+        /// The values of `error_code`.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
+        #[serde(rename_all = "snake_case")]
+        pub enum FailureCode { $($(#[doc = $doc])+ $variant,)+ }
+
+        impl FailureCode {
+            /// Every code, in the order of the documentation.
+            pub const ALL: &[Self] = &[$(Self::$variant,)+];
+
+            /// The value in the column.
+            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $name,)+ } }
+
+            /// What it means, one sentence.
+            pub fn describe(self) -> &'static str { match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ } }
+
+            /// Whose fault it is, which decides what a retry is worth.
+            pub fn class(self) -> FailureClass { match self { $(Self::$variant => FailureClass::$class,)+ } }
+        }
+    };
+}
+
+/// What a failure says about trying again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum FailureClass {
+    /// The record itself is bad: the same again next time.
+    Permanent,
+    /// May differ another day: worth `where: { status: [failed] }`.
+    Transient,
+    /// Looks like a fault of a host or a network: provisional until the breaker is known to be closed.
+    Fault,
+}
+
+failure_codes! {
+    /// The reference is null.
+    NullReference = "null_reference", Permanent;
+    /// The reference cannot be read as a path or URI, or its scheme is not supported.
+    BadReference = "bad_reference", Permanent;
+    /// The message could not be read; its bytes are in `raw`.
+    BadMessage = "bad_message", Permanent;
+    /// The path leaves the root (`..`, absolute, or through a symbolic link).
+    ForbiddenPath = "forbidden_path", Permanent;
+    /// The host is, resolves to, or redirects to an address that `load.allow` does not open.
+    ForbiddenAddress = "forbidden_address", Permanent;
+    /// The server asked not to be used this way (`X-Robots-Tag`).
+    OptedOut = "opted_out", Permanent;
+    /// No such file, object or page (404, 410).
+    NotFound = "not_found", Permanent;
+    /// A folder, device, FIFO or socket, not a file.
+    NotAFile = "not_a_file", Permanent;
+    /// The file is not the one that the plan listed (size, time or ETag differ).
+    SourceChanged = "source_changed", Permanent;
+    /// Another refusal of the server (4xx), or more redirects than allowed.
+    HttpStatus = "http_status", Permanent;
+    /// The file could not be read.
+    Io = "io", Transient;
+    /// The server cut the body short or broke the protocol.
+    BadResponse = "bad_response", Transient;
+    /// `load.deadline_s` passed before the bytes were here.
+    Timeout = "timeout", Transient;
+    /// Too many requests (429), also after the retries.
+    RateLimited = "rate_limited", Transient;
+    /// Credentials are missing or wrong (401).
+    Unauthorized = "unauthorized", Fault;
+    /// Access is denied (403).
+    AccessDenied = "access_denied", Fault;
+    /// The server failed (5xx), also after the retries.
+    ServerError = "server_error", Fault;
+    /// The host's name has no address.
+    Dns = "dns", Fault;
+    /// No connection to the host (refused, unreachable, TLS).
+    Connect = "connect", Fault;
+    /// More bytes than `load.max_mib`.
+    TooLarge = "too_large", Permanent;
+    /// More pixels than `load.max_mpx`.
+    TooManyPixels = "too_many_pixels", Permanent;
+    /// Wider or taller than `load.max_aspect` allows.
+    BadAspect = "bad_aspect", Permanent;
+    /// No bytes.
+    Empty = "empty", Permanent;
+    /// Not JPEG, PNG, WebP, GIF, BMP or TIFF.
+    UnknownFormat = "unknown_format", Permanent;
+    /// A known format with a feature that is not supported.
+    Unsupported = "unsupported", Permanent;
+    /// Truncated or broken image data.
+    Corrupt = "corrupt", Permanent;
+    /// The image is smaller than the crop asks for.
+    TooSmall = "too_small", Permanent;
+    /// A step of the recipe cannot be applied to this image or lacks its column.
+    Degrade = "degrade", Permanent;
+    /// The image cannot be written in the encoding asked for.
+    Encode = "encode", Permanent;
+}
