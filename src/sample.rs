@@ -83,6 +83,17 @@ pub struct Item {
     pub samples: Vec<Sample>,
     /// Tries of the fetch (1 for local and inline).
     pub attempts: u32,
+    /// Set where a row failed with a code of class [`FailureClass::Fault`]: a ticket, ascending over the run. The row is
+    /// not published before the sink was told that all tickets up to this one are settled.
+    pub provisional: Option<u64>,
+}
+
+impl Item {
+    /// Bytes of the encoded images.
+    pub fn encoded_bytes(&self) -> u64 {
+        let images = self.samples.iter().flat_map(|sample| [&sample.encoded.input, &sample.encoded.target]);
+        images.flatten().map(|image| image.bytes.len() as u64).sum()
+    }
 }
 
 /// What is known of the file that an image came from.
@@ -117,6 +128,8 @@ pub struct Sample {
     pub origin: Option<Arc<Origin>>,
     /// The same for a target that the source named.
     pub target_origin: Option<Arc<Origin>>,
+    /// True if the recipe put another image in `target`'s place (turned, or degraded), so that it is no longer the file's.
+    pub target_edited: bool,
     /// Every operation that was applied, in order, resize and crop first.
     pub ops: Vec<AppliedOp>,
     /// Column name and value, in the order of the pipeline's `score` list.
@@ -266,6 +279,8 @@ failure_codes! {
     Corrupt = "corrupt", Permanent;
     /// The image is smaller than the crop asks for.
     TooSmall = "too_small", Permanent;
+    /// The target that the source names has another size than the image.
+    SizeMismatch = "size_mismatch", Permanent;
     /// A step of the recipe cannot be applied to this image or lacks its column.
     Degrade = "degrade", Permanent;
     /// The image cannot be written in the encoding asked for.

@@ -1,5 +1,8 @@
 //! Pixels: [`Image`] between stages, [`Planes`] inside a recipe.
 
+pub mod orient;
+pub mod resize;
+
 use serde::{Deserialize, Serialize};
 
 /// Width and height in pixels.

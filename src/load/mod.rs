@@ -1,64 +1,26 @@
 //! Reference → bytes → pixels.
+//!
+//! [`Loader`] fetches: it parses the reference, opens a file below the root, asks a host that the
+//! [`Guard`] lets through, or an object store, with retries, slots, a deadline and a budget of memory. [`Prepare`] then decodes, turns,
+//! resizes and crops. The first waits and the second computes, so they run on different threads.
 
-use bytes::Bytes;
+mod body;
+pub mod config;
+mod decode;
+pub mod fetch;
+mod file;
+mod guard;
+mod http;
+mod inline;
+mod object;
+mod prepare;
+mod reference;
+mod slots;
+pub mod storm;
 
-use crate::error::Result;
-use crate::sample::{Record, Sample};
-use crate::stage::Fault;
-use crate::store::Stores;
-
-/// The pipeline file's `load` section.
-#[derive(Debug, Clone)]
-pub struct LoadConfig {}
-
-/// Fetches the bytes behind references.
-pub struct Loader {}
-
-/// What a fetch gave.
-pub struct Fetched {
-    /// The image file's bytes.
-    pub input: Result<Bytes, Fault>,
-    /// The same for the record's target, if it names one.
-    pub target: Option<Result<Bytes, Fault>>,
-    /// Tries, of the one that took more.
-    pub attempts: u32,
-    /// The host or store that was asked, if any: whom a storm is blamed on.
-    pub host: Option<String>,
-    /// True if that host was asked with credentials.
-    pub credentials: bool,
-    /// Milliseconds from admission to here.
-    pub fetch_ms: f32,
-}
-
-impl Loader {
-    /// `default_root` is where relative references start when `load.root` is `auto`; `budget` bounds the bytes of bodies
-    /// in flight.
-    pub fn new(_config: &LoadConfig, _stores: &Stores, _default_root: Option<&str>, _budget: u64) -> Result<Self> {
-        todo!()
-    }
-
-    /// Fetches what `record` names. Never longer than the deadline.
-    pub async fn fetch(&self, _record: &Record) -> Fetched {
-        todo!()
-    }
-}
-
-/// Decodes, resizes and crops: bytes → samples. CPU work.
-pub struct Prepare {}
-
-impl Prepare {
-    /// `seed` and `variants` are the `degrade` section's.
-    pub fn new(_config: &LoadConfig, _seed: u64, _variants: u16) -> Self {
-        todo!()
-    }
-
-    /// Peak bytes that [`Self::samples`] and the stages behind it will hold for these files, from their headers alone.
-    pub fn working_bytes(&self, _fetched: &Fetched) -> u64 {
-        todo!()
-    }
-
-    /// One sample for each variant, failed ones included.
-    pub fn samples(&self, _record: &Record, _fetched: Fetched) -> Result<Vec<Sample>> {
-        todo!()
-    }
-}
+pub use config::{CentreCrop, Crop, Headers, Icc, LoadConfig, Per, RandomCrop, Resize, ResizeMode, Sides};
+pub use decode::Format;
+pub use fetch::{Fetched, Loader};
+pub use guard::{Guard, Lookup, SystemLookup};
+pub use prepare::{Prepare, replay};
+pub use reference::{Place, Refused, parse};

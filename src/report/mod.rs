@@ -1,1 +1,20 @@
-//! TODO report
+//! What a run has to say at its end, and what reads a finished dataset: its rows, pictures of them, rows rebuilt, pixels
+//! checked, and copies in other layouts.
+
+mod batch;
+mod canvas;
+mod decode;
+pub mod export;
+pub mod failures;
+mod json;
+mod layout;
+mod part;
+mod pick;
+pub mod pixels;
+pub mod replay;
+mod row;
+pub mod rows;
+pub mod sheet;
+pub mod summary;
+
+pub use pick::Order;

@@ -1,10 +1,29 @@
 //! Where records come from: the [`Source`] trait, its events, and the pipeline file's `source` section.
+//!
+//! A start goes: [`discover()`] what is there, [`Plan::open_or_create`](crate::plan::Plan::open_or_create) with it, take
+//! [`Opened::partitions`], then [`open`] the source over them.
 
 use std::future::Future;
 
 use crate::checkpoint::{Checkpoint, Partition};
 use crate::error::Result;
+use crate::plan::{Opened, PlannedPartition};
 use crate::sample::Record;
+
+mod config;
+mod discover;
+pub(crate) mod files;
+mod folder;
+pub(crate) mod listing;
+mod memory;
+mod parquet;
+mod planned;
+
+pub use config::{ColumnChoice, ColumnsConfig, FolderConfig, ParquetConfig, Paths, Scalar, SourceConfig, Values};
+pub(crate) use discover::Frozen;
+pub use discover::{Discovery, Look, discover};
+pub use memory::MemorySource;
+pub use parquet::ColumnNames;
 
 /// What a source says.
 #[derive(Debug)]
@@ -39,7 +58,7 @@ pub enum Event {
 /// A supplier of records in partitions.
 pub trait Source: Send + 'static {
     /// The next event; `None` when every assigned partition has ended and none will come (a [`Source::start`] may wake it
-    /// again). Waits while it has nothing to say. Cancel-safe.
+    /// again). Waits while it has nothing to say. Cancel-safe. After an `Err` it may be asked again, which tries again.
     fn next(&mut self) -> impl Future<Output = Result<Option<Event>>> + Send;
 
     /// Reads partition `p` from offset `at`, stamping `epoch`; answers `Assigned`, and seeks again after a conflict.
@@ -47,4 +66,54 @@ pub trait Source: Send + 'static {
 
     /// Progress that is durable now: a hint.
     fn commit(&mut self, upto: &Checkpoint);
+}
+
+/// Any source that a pipeline file can name.
+pub struct AnySource(Kind);
+
+enum Kind {
+    Parquet(planned::Planned<parquet::ParquetRows>),
+    Folder(planned::Planned<folder::FolderRows>),
+}
+
+/// The source over `partitions` of the plan `opened`, which was made or checked with `discovery`.
+pub fn open(discovery: Discovery, opened: &Opened, partitions: Vec<PlannedPartition>) -> Result<AnySource> {
+    Ok(AnySource(match discovery.into_files() {
+        Some((files, columns)) => {
+            Kind::Parquet(planned::Planned::new(parquet::ParquetRows::new(files, columns, opened)?, partitions))
+        }
+        None => Kind::Folder(planned::Planned::new(folder::FolderRows::new(opened, &partitions)?, partitions)),
+    }))
+}
+
+impl Source for AnySource {
+    async fn next(&mut self) -> Result<Option<Event>> {
+        match &mut self.0 {
+            Kind::Parquet(source) => source.next().await,
+            Kind::Folder(source) => source.next().await,
+        }
+    }
+
+    fn start(&mut self, p: Partition, epoch: u64, at: u64) -> Result<()> {
+        match &mut self.0 {
+            Kind::Parquet(source) => source.start(p, epoch, at),
+            Kind::Folder(source) => source.start(p, epoch, at),
+        }
+    }
+
+    fn commit(&mut self, upto: &Checkpoint) {
+        match &mut self.0 {
+            Kind::Parquet(source) => source.commit(upto),
+            Kind::Folder(source) => source.commit(upto),
+        }
+    }
+}
+
+/// Runs file work of some milliseconds without holding up the other tasks of this thread. (Elsewhere tasks would do; in this
+/// program only the pipeline spawns.)
+fn blocking<T>(work: impl FnOnce() -> T) -> T {
+    match tokio::runtime::Handle::try_current().map(|handle| handle.runtime_flavor()) {
+        Ok(tokio::runtime::RuntimeFlavor::MultiThread) => tokio::task::block_in_place(work),
+        _ => work(),
+    }
 }

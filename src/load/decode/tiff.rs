@@ -1,0 +1,242 @@
+//! TIFF, by the `tiff` crate: the first page; grey, RGB, CMYK and YCbCr (JPEG) of 8 or 16 bits, grey and palette also of
+//! 1, 2 and 4; with or without alpha; strips, tiles, planes. All else (floats, Lab, 32 bits) is `unsupported`.
+//!
+//! Before anything is decoded, the tags that rule allocations are checked against the image's own size, strips and tiles
+//! must lie inside the file, and JPEG strips must be of the size that they are put into. That decoder refuses palettes, so
+//! it is told that the indices are grey, in a copy of the file with one tag changed.
+
+use std::io::Cursor;
+
+use tiff::decoder::{ChunkType, Decoder, DecodingResult, Limits};
+use tiff::tags::Tag;
+use tiff::{ColorType, TiffError};
+
+use super::{Header, MAX_ICC, Numbers, Pixels, Raw, corrupt, jpeg, segments, triples, unsupported};
+use crate::image::Size;
+use crate::sample::Failure;
+
+const PALETTE: u16 = 3;
+const GREY: u16 = 1;
+const JPEG: u16 = 7;
+
+/// Most samples of a pixel, alpha and what else is extra included.
+const MAX_SAMPLES: u16 = 8;
+
+/// Later pages that are looked for; the chain of a hostile file may have no end.
+const MAX_PAGES: usize = 256;
+
+type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
+
+/// The decoder of the first page, allowed as much memory as its pixels can take.
+fn open(bytes: &[u8]) -> Result<(Reader<'_>, Size), Failure> {
+    let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(failed)?;
+    let (width, height) = decoder.dimensions().map_err(failed)?;
+    let size = Size::new(width, height);
+    let mut limits = Limits::default();
+    limits.decoding_buffer_size = size.pixels().saturating_mul(2 * usize::from(MAX_SAMPLES)).saturating_add(1 << 20);
+    // Strips are compressed pieces of the file, which `check` holds against the file's length.
+    limits.intermediate_buffer_size = usize::MAX;
+    limits.ifd_value_size = MAX_ICC;
+    Ok((decoder.with_limits(limits), size))
+}
+
+fn tag(decoder: &mut Reader<'_>, tag: Tag) -> Result<Option<u16>, Failure> {
+    decoder.find_tag_unsigned::<u16>(tag).map_err(failed)
+}
+
+/// Size and memory: samples of 16 bits, planes put together, and RGB.
+pub(super) fn header(bytes: &[u8]) -> Result<Header, Failure> {
+    let (mut decoder, size) = open(bytes)?;
+    let samples = u64::from(tag(&mut decoder, Tag::SamplesPerPixel)?.unwrap_or(1).min(MAX_SAMPLES));
+    Ok(Header { size, bytes_per_pixel: 4 * samples + 3 })
+}
+
+/// Decodes the first page.
+pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Failure> {
+    let (mut decoder, size) = open(bytes)?;
+    check(&mut decoder, bytes, size)?;
+    let orientation = tag(&mut decoder, Tag::Orientation)?.and_then(|o| u8::try_from(o).ok()).unwrap_or(1);
+    let icc = decoder.find_tag(Tag::IccProfile).ok().flatten().and_then(|v| v.into_u8_vec().ok());
+    let icc = icc.filter(|profile| !profile.is_empty() && profile.len() <= MAX_ICC);
+    let pages = decoder.more_images();
+    if pages {
+        later_pages(open(bytes)?.0, bytes)?;
+    }
+    if tag(&mut decoder, Tag::PhotometricInterpretation)? == Some(PALETTE) {
+        let map = decoder.get_tag_u16_vec(Tag::ColorMap).map_err(failed)?;
+        let grey = as_grey(bytes).ok_or_else(|| corrupt("the palette's tag is not where it should be"))?;
+        let (mut decoder, _) = open(&grey)?;
+        let indices = read(&mut decoder)?.samples(size, 1, false)?;
+        let entries = map.len() / 3;
+        // Red, green and blue stand one after the other, 16 bits each. Beyond the table is black.
+        let channel = |index: u8, c: usize| map.get(c * entries + usize::from(index)).map_or(0, |v| (v >> 8) as u8);
+        let rgb = triples(&indices, |index| match usize::from(index) < entries {
+            true => [0, 1, 2].map(|c| channel(index, c)),
+            false => [0; 3],
+        });
+        return Ok(Raw { size, pixels: Pixels::Rgb(rgb), orientation, icc, faithful: !pages });
+    }
+    let data = read(&mut decoder)?;
+    let (channels, kept) = match data.colour {
+        ColorType::Gray(1 | 2 | 4 | 8 | 16) => (1, 1),
+        ColorType::GrayA(8 | 16) | ColorType::Multiband { bit_depth: 8 | 16, num_samples: 2 } => (2, 1),
+        ColorType::RGB(8 | 16) | ColorType::YCbCr(8) => (3, 3),
+        ColorType::RGBA(8 | 16) => (4, 3),
+        ColorType::CMYK(8 | 16) => (4, 4),
+        ColorType::CMYKA(8 | 16) => (5, 4),
+        other => return Err(unsupported(format!("TIFF of kind {other:?}"))),
+    };
+    let faithful = channels == kept && data.colour.bit_depth() <= 8 && !pages;
+    let ycbcr = matches!(data.colour, ColorType::YCbCr(_));
+    let mut pixels = data.samples(size, channels, true)?;
+    if kept < channels {
+        pixels = pixels.chunks_exact(channels).flat_map(|pixel| pixel[..kept].iter().copied()).collect();
+    }
+    if ycbcr {
+        for pixel in pixels.as_chunks_mut().0 {
+            let [y, cb, cr] = *pixel;
+            *pixel = jpeg::ycc_to_rgb(y, cb, cr);
+        }
+    }
+    let pixels = match kept {
+        1 => Pixels::Grey(pixels),
+        3 => Pixels::Rgb(pixels),
+        _ => Pixels::Cmyk(pixels),
+    };
+    Ok(Raw { size, pixels, orientation, icc, faithful })
+}
+
+/// Holds the tags that rule allocations against the image's size and the file's.
+fn check(decoder: &mut Reader<'_>, bytes: &[u8], size: Size) -> Result<(), Failure> {
+    let samples = tag(decoder, Tag::SamplesPerPixel)?.unwrap_or(1);
+    if samples == 0 || samples > MAX_SAMPLES {
+        return Err(unsupported(format!("TIFF with {samples} samples a pixel")));
+    }
+    let (width, height) = decoder.chunk_dimensions();
+    let tiled = decoder.get_chunk_type() == ChunkType::Tile;
+    // Tiles are multiples of 16 and may stand out a little, or a lot where the image is small.
+    let fits = |tile: u32, side: u32| u64::from(tile) <= (u64::from(side) + 16).max(4096);
+    if tiled && !(fits(width, size.width) && fits(height, size.height)) {
+        return Err(corrupt(format!("tiles of {width} × {height} for {} × {} pixels", size.width, size.height)));
+    }
+    let is_jpeg = tag(decoder, Tag::Compression)? == Some(JPEG);
+    for chunk in chunks(decoder, bytes)? {
+        if is_jpeg {
+            let inner = segments::whole(chunk)?;
+            let place = if tiled { height } else { height.min(size.height) };
+            if inner.width > width.saturating_add(16) || inner.height > place.saturating_add(16) {
+                return Err(corrupt("a JPEG strip is larger than the place that it is for"));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The compressed strips or tiles of the decoder's page.
+fn chunks<'a>(decoder: &mut Reader<'_>, bytes: &'a [u8]) -> Result<Vec<&'a [u8]>, Failure> {
+    let (offsets, counts) = match decoder.get_chunk_type() {
+        ChunkType::Strip => (Tag::StripOffsets, Tag::StripByteCounts),
+        ChunkType::Tile => (Tag::TileOffsets, Tag::TileByteCounts),
+    };
+    let mut list = |tag| decoder.find_tag_unsigned_vec::<u64>(tag).map_err(failed);
+    let (offsets, counts) = (list(offsets)?.unwrap_or_default(), list(counts)?.unwrap_or_default());
+    let chunk = |(offset, count): (&u64, &u64)| {
+        let (at, length) = (usize::try_from(*offset).ok()?, usize::try_from(*count).ok()?);
+        bytes.get(at..at.checked_add(length)?)
+    };
+    let chunks: Option<Vec<_>> = offsets.iter().zip(&counts).map(chunk).collect();
+    chunks.ok_or_else(|| corrupt("truncated: the file ends inside its pixels"))
+}
+
+/// Fails if a later page is cut off. What is in those pages does not matter here.
+fn later_pages(mut decoder: Reader<'_>, bytes: &[u8]) -> Result<(), Failure> {
+    for _ in 0..MAX_PAGES {
+        if !decoder.more_images() {
+            break;
+        }
+        match decoder.next_image() {
+            Ok(()) => drop(chunks(&mut decoder, bytes)?),
+            Err(TiffError::IoError(_)) => return Err(corrupt("truncated: the file ends before its last page")),
+            Err(_) => break,
+        }
+    }
+    Ok(())
+}
+
+/// Samples as they were read: rows padded to bytes, planes one after the other.
+struct Samples {
+    colour: ColorType,
+    data: DecodingResult,
+    planes: usize,
+}
+
+fn read(decoder: &mut Reader<'_>) -> Result<Samples, Failure> {
+    let colour = decoder.colortype().map_err(failed)?;
+    let mut data = DecodingResult::U8(Vec::new());
+    let layout = decoder.read_image_to_buffer(&mut data).map_err(failed)?;
+    if data.as_buffer(0).byte_len() < layout.complete_len {
+        return Err(corrupt("not all planes could be read"));
+    }
+    Ok(Samples { colour, data, planes: layout.planes })
+}
+
+impl Samples {
+    /// 8-bit samples, `channels` for each pixel, interleaved. 16 bits give their high byte; fewer than 8 are stretched to
+    /// 0–255, or left as they are if `stretch` is false.
+    fn samples(self, size: Size, channels: usize, stretch: bool) -> Result<Vec<u8>, Failure> {
+        let bits = usize::from(self.colour.bit_depth());
+        let mut samples = match self.data {
+            DecodingResult::U8(data) if bits == 8 => data,
+            DecodingResult::U8(data) if bits < 8 && channels == 1 => {
+                let (top, width) = ((1u16 << bits) - 1, size.width as usize);
+                let scale = if stretch { (255 / top) as u8 } else { 1 };
+                let value = |row: &[u8], x: usize| {
+                    let shift = 8 - bits - x * bits % 8;
+                    (u16::from(row[x * bits / 8]) >> shift & top) as u8 * scale
+                };
+                let rows = data.chunks_exact((width * bits).div_ceil(8));
+                rows.flat_map(|row| (0..width).map(move |x| value(row, x))).collect()
+            }
+            DecodingResult::U16(data) if bits == 16 => data.into_iter().map(|v| (v >> 8) as u8).collect(),
+            _ => return Err(unsupported(format!("TIFF with {bits} bits of kind {:?}", self.colour))),
+        };
+        if self.planes > 1 {
+            if self.planes < channels || samples.len() != self.planes * size.pixels() {
+                return Err(unsupported(format!("TIFF with {} planes of kind {:?}", self.planes, self.colour)));
+            }
+            let planes = &samples;
+            samples =
+                (0..size.pixels()).flat_map(|i| (0..channels).map(move |c| planes[c * size.pixels() + i])).collect();
+        }
+        if samples.len() != size.pixels() * channels {
+            return Err(corrupt("the pixels are not as many as the header says"));
+        }
+        Ok(samples)
+    }
+}
+
+/// A copy of the file whose first page calls itself grey.
+fn as_grey(bytes: &[u8]) -> Option<Vec<u8>> {
+    const PHOTOMETRIC: u16 = 262;
+    let little = bytes.first()? == &b'I';
+    let numbers = Numbers { bytes, little };
+    let big = numbers.u16(2)? == 43;
+    // Offset of the page, bytes of the number of its entries, of an entry, and of what comes before an entry's value.
+    let (page, count, entry, value) =
+        if big { (numbers.u32(if little { 8 } else { 12 })?, 8, 20, 12) } else { (numbers.u32(4)?, 2, 12, 8) };
+    let page = page as usize;
+    let entries = usize::from(numbers.u16(if big && !little { page + 6 } else { page })?);
+    let at = (0..entries).map(|i| page + count + i * entry).find(|at| numbers.u16(*at) == Some(PHOTOMETRIC))?;
+    let grey = if little { GREY.to_le_bytes() } else { GREY.to_be_bytes() };
+    let mut copy = bytes.to_vec();
+    copy.get_mut(at + value..at + value + 2)?.copy_from_slice(&grey);
+    Some(copy)
+}
+
+fn failed(error: TiffError) -> Failure {
+    match error {
+        TiffError::UnsupportedError(what) => unsupported(format!("TIFF: {what}")),
+        TiffError::LimitsExceeded => corrupt("TIFF: a tag asks for more memory than the image can need"),
+        other => corrupt(format!("TIFF: {other}")),
+    }
+}

@@ -1,0 +1,402 @@
+//! The intake: source events, epochs, admission, fetches, the storm breaker, drain, and when a run is over.
+//!
+//! (long because everything that can happen to a run in progress is answered here, in one state)
+
+use std::collections::{HashMap, VecDeque};
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use futures::StreamExt;
+use futures::future::BoxFuture;
+use futures::stream::FuturesUnordered;
+use tokio::sync::{mpsc, watch};
+
+use super::workers::Work;
+use super::{Delivery, Flow, Meter, Report, SinkState};
+use crate::checkpoint::{Checkpoint, Partition};
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::load::storm::{Outcome, Storm, Verdict};
+use crate::load::{Fetched, Loader};
+use crate::sample::Record;
+use crate::sink::{Chain, Dataset, Notice};
+use crate::source::{Event, Source};
+use crate::stage::Fault;
+
+/// `max_failed_share` is judged from this many rows on.
+const JUDGED_FROM_ROWS: u64 = 200;
+/// What a record is taken to hold until its fetch says more, bytes.
+const UNKNOWN_RECORD: u64 = 512 << 10;
+const TICK: Duration = Duration::from_millis(100);
+
+/// How an intake ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ended {
+    /// Every partition of this run has reached its end.
+    Done,
+    /// Asked to stop: the rows published so far are whole, the rest is for the next run.
+    Drained,
+}
+
+/// A partition being read.
+struct Lane {
+    epoch: u64,
+    /// The next item's number in this epoch.
+    seq: u64,
+    /// The sink has it too.
+    begun: bool,
+}
+
+struct Admitted {
+    record: Arc<Record>,
+    epoch: u64,
+    seq: u64,
+}
+
+pub(crate) struct Intake<S> {
+    pub(crate) source: S,
+    pub(crate) loader: Option<Arc<Loader>>,
+    pub(crate) dataset: Arc<Dataset>,
+    pub(crate) storm: Storm,
+    pub(crate) config: RunConfig,
+    pub(crate) concurrency: usize,
+    pub(crate) max_queued: u64,
+    pub(crate) meter: Arc<Meter>,
+    pub(crate) flow: Arc<Flow>,
+    pub(crate) work: async_channel::Sender<Work>,
+    pub(crate) deliveries: mpsc::Sender<Delivery>,
+    pub(crate) reports: mpsc::UnboundedReceiver<Report>,
+    pub(crate) sink_state: watch::Receiver<SinkState>,
+    pub(crate) state: State,
+}
+
+/// What changes while the intake runs.
+#[derive(Default)]
+pub(crate) struct State {
+    lanes: HashMap<Partition, Lane>,
+    /// Counts over all partitions, so that one that left and came back never repeats an epoch.
+    last_epoch: u64,
+    pending: VecDeque<(u64, Record)>,
+    fetches: FuturesUnordered<BoxFuture<'static, (Admitted, Fetched)>>,
+    handing: FuturesUnordered<BoxFuture<'static, ()>>,
+    recoveries: FuturesUnordered<BoxFuture<'static, (u64, Result<Chain>)>>,
+    exhausted: bool,
+    settled: u64,
+    retry_at: Option<Instant>,
+    /// Where to go on once the breaker lets us.
+    waiting: Vec<Chain>,
+    drain: Option<Drain>,
+}
+
+struct Drain {
+    started: Instant,
+    told_sink: bool,
+    because: Option<Error>,
+}
+
+impl<S: Source> Intake<S> {
+    /// Runs to the end, or until `stop` resolves and what is in flight has been published.
+    pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Ended> {
+        let mut stop = std::pin::pin!(stop);
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            self.admit();
+            self.meter.fetching.store(self.state.fetches.len() as u64, Relaxed);
+            if let Some(ended) = self.over().await? {
+                return Ok(ended);
+            }
+            let stopping = self.state.drain.is_some();
+            let hungry = self.state.pending.len() < self.concurrency;
+            let ask = !stopping && !self.state.exhausted && self.state.retry_at.is_none() && hungry;
+            let state = &mut self.state;
+            tokio::select! {
+                biased;
+                () = &mut stop, if !stopping => self.begin_drain(None),
+                report = self.reports.recv() => match report {
+                    Some(report) => self.on_report(report).await?,
+                    None => return Err(Error::Bug("the sink ended before the intake".into())),
+                },
+                Some((epoch, chain)) = state.recoveries.next(), if !state.recoveries.is_empty() => {
+                    self.on_recovered(chain?, epoch).await?;
+                }
+                Some((admitted, fetched)) = state.fetches.next(), if !state.fetches.is_empty() => {
+                    self.on_fetched(admitted, fetched).await?;
+                }
+                Some(()) = state.handing.next(), if !state.handing.is_empty() => {}
+                event = self.source.next(), if ask => match event? {
+                    Some(event) => self.on_event(event).await?,
+                    None => state.exhausted = true,
+                },
+                changed = self.sink_state.changed() => {
+                    if changed.is_err() {
+                        // The task's own error comes as a report.
+                        tokio::time::sleep(TICK).await;
+                    }
+                }
+                _ = tick.tick() => self.on_tick().await?,
+            }
+        }
+    }
+
+    /// Starts fetches while there is room.
+    fn admit(&mut self) {
+        if self.state.drain.is_some() || self.state.retry_at.is_some() {
+            return;
+        }
+        let concurrency = if self.storm.is_open() { 1 } else { self.concurrency };
+        let limit = self.config.memory_mib << 20;
+        while self.state.fetches.len() + self.state.handing.len() < concurrency {
+            let unknown = (self.state.fetches.len() as u64 + 1) * UNKNOWN_RECORD;
+            if self.flow.held.total() + unknown > limit && self.in_flight() > 0 {
+                return;
+            }
+            if self.flow.held.queued.load(Relaxed) > self.max_queued {
+                return;
+            }
+            let Some((epoch, record)) = self.state.pending.pop_front() else { return };
+            let Some(lane) = self.state.lanes.get_mut(&record.position.partition).filter(|lane| lane.epoch == epoch)
+            else {
+                continue;
+            };
+            let admitted = Admitted { record: Arc::new(record), epoch, seq: lane.seq };
+            lane.seq += 1;
+            let loader = self.loader.clone();
+            self.state.fetches.push(Box::pin(async move {
+                let fetched = match loader {
+                    Some(loader) => loader.fetch(&admitted.record).await,
+                    // Nothing is loaded: inline bytes pass by inside the record.
+                    None => Fetched::from_bytes(Bytes::new()),
+                };
+                (admitted, fetched)
+            }));
+        }
+    }
+
+    fn in_flight(&self) -> u64 {
+        (self.state.fetches.len() + self.state.handing.len()) as u64 + self.flow.working.load(Relaxed)
+    }
+
+    /// Whether the run is over, and the last steps before it is.
+    async fn over(&mut self) -> Result<Option<Ended>> {
+        let sink = *self.sink_state.borrow();
+        let flushed = sink.idle && sink.handled == self.flow.sent.load(Relaxed) && self.reports.is_empty();
+        if let Some(drain) = &mut self.state.drain {
+            let limit = Duration::from_secs(self.config.drain_s);
+            let late = drain.started.elapsed() > limit.mul_f64(0.6);
+            if !drain.told_sink {
+                let waiting = !self.state.fetches.is_empty() || !self.state.handing.is_empty();
+                if late || (!waiting && self.flow.working.load(Relaxed) == 0) {
+                    drain.told_sink = true;
+                    self.state.fetches.clear();
+                    self.tell(Delivery::Drain).await?;
+                }
+                return Ok(None);
+            }
+            if flushed || drain.started.elapsed() > limit {
+                if !flushed {
+                    tracing::warn!(
+                        "run.drain_s passed before the last part was published; the next run makes its rows again"
+                    );
+                }
+                return match self.state.drain.take().and_then(|drain| drain.because) {
+                    Some(error) => Err(error),
+                    None => Ok(Some(Ended::Drained)),
+                };
+            }
+            return Ok(None);
+        }
+        let read = self.state.exhausted && self.state.pending.is_empty() && self.state.recoveries.is_empty();
+        if !read || !self.state.fetches.is_empty() || self.storm.is_open() {
+            return Ok(None);
+        }
+        if self.state.settled != u64::MAX {
+            // The source has ended with the breaker closed: what failed is the records' own fault.
+            self.state.settled = u64::MAX;
+            self.tell(Delivery::Settle(u64::MAX)).await?;
+            return Ok(None);
+        }
+        Ok((self.in_flight() == 0 && flushed).then_some(Ended::Done))
+    }
+
+    fn begin_drain(&mut self, because: Option<Error>) {
+        if self.state.drain.is_none() {
+            tracing::info!("stopping: publishing what is finished");
+            self.state.pending.clear();
+            self.state.recoveries.clear();
+            self.state.drain = Some(Drain { started: Instant::now(), told_sink: false, because });
+        }
+    }
+
+    async fn tell(&self, delivery: Delivery) -> Result<()> {
+        self.flow.sent.fetch_add(1, Relaxed);
+        // If the sink is gone, its reason comes as a report.
+        self.deliveries.send(delivery).await.or(Ok(()))
+    }
+
+    async fn on_event(&mut self, event: Event) -> Result<()> {
+        match event {
+            Event::Assigned(partition) => {
+                let epoch = self.new_epoch(&partition);
+                self.recover(partition, epoch);
+            }
+            Event::Records { epoch, records } => {
+                self.state.pending.extend(records.into_iter().map(|record| (epoch, record)));
+            }
+            Event::End { partition, epoch, next } => {
+                if let Some(lane) = self.state.lanes.get(&partition).filter(|lane| lane.epoch == epoch) {
+                    let waiting =
+                        |(of, record): &&(u64, Record)| *of == epoch && record.position.partition == partition;
+                    let items = lane.seq + self.state.pending.iter().filter(waiting).count() as u64;
+                    self.tell(Delivery::End { partition, epoch, items, next }).await?;
+                }
+            }
+            Event::Revoked { partition, lost } => {
+                self.state.lanes.remove(&partition);
+                self.tell(Delivery::Leave(partition, lost)).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes whatever is in flight for the partition void.
+    fn new_epoch(&mut self, partition: &Partition) -> u64 {
+        self.state.last_epoch += 1;
+        let epoch = self.state.last_epoch;
+        self.state.lanes.insert(partition.clone(), Lane { epoch, seq: 0, begun: false });
+        epoch
+    }
+
+    fn recover(&mut self, partition: Partition, epoch: u64) {
+        let dataset = Arc::clone(&self.dataset);
+        self.state.recoveries.push(Box::pin(async move { (epoch, Chain::recover(&dataset, &partition, 0).await) }));
+    }
+
+    async fn on_recovered(&mut self, chain: Chain, epoch: u64) -> Result<()> {
+        if self.state.lanes.get(chain.partition()).is_none_or(|lane| lane.epoch != epoch) {
+            return Ok(());
+        }
+        self.meter.found(chain.partition(), chain.end());
+        if self.state.retry_at.is_some() {
+            self.state.waiting.push(chain);
+            return Ok(());
+        }
+        self.begin(chain, epoch).await
+    }
+
+    async fn begin(&mut self, chain: Chain, epoch: u64) -> Result<()> {
+        let (partition, at) = (chain.partition().clone(), chain.end());
+        if let Some(lane) = self.state.lanes.get_mut(&partition) {
+            lane.begun = true;
+        }
+        self.tell(Delivery::Start { chain, epoch }).await?;
+        self.state.exhausted = false;
+        self.source.start(partition, epoch, at)
+    }
+
+    async fn on_fetched(&mut self, admitted: Admitted, fetched: Fetched) -> Result<()> {
+        if self.state.lanes.get(&admitted.record.position.partition).is_none_or(|lane| lane.epoch != admitted.epoch) {
+            return Ok(());
+        }
+        if let Some(Fault::Run(_)) = fetched.fault() {
+            return fetched.into_error().map_or(Ok(()), Err);
+        }
+        let failure = match fetched.fault() {
+            Some(Fault::Record(code, message)) => Some((*code, message.as_str())),
+            _ => None,
+        };
+        let outcome = Outcome { host: fetched.host.as_deref(), credentials: fetched.credentials, failure };
+        let provisional = match self.storm.observe(&outcome, Instant::now()) {
+            Verdict::Pass => None,
+            Verdict::Provisional(ticket) => Some(ticket),
+            Verdict::Opened => return self.weather_storm().await,
+        };
+        self.flow.held.add(fetched.len());
+        self.flow.working.fetch_add(1, Relaxed);
+        let work = Work { record: admitted.record, epoch: admitted.epoch, seq: admitted.seq, fetched, provisional };
+        if let Err(refused) = self.work.try_send(work) {
+            let (work, sender) = (refused.into_inner(), self.work.clone());
+            self.state.handing.push(Box::pin(async move {
+                // Closed only when the run is over.
+                drop(sender.send(work).await);
+            }));
+        }
+        Ok(())
+    }
+
+    /// The breaker opened: nothing in flight may be written; every partition starts anew after a wait.
+    async fn weather_storm(&mut self) -> Result<()> {
+        let wait = self.storm.wait(Instant::now())?.unwrap_or_default();
+        self.state.retry_at = Some(Instant::now() + wait);
+        self.state.pending.clear();
+        self.state.fetches.clear();
+        // A partition whose chain is still looked for holds nothing yet.
+        let begun = |(partition, lane): (&Partition, &Lane)| lane.begun.then(|| partition.clone());
+        let partitions: Vec<_> = self.state.lanes.iter().filter_map(begun).collect();
+        for partition in partitions {
+            self.new_epoch(&partition);
+            self.tell(Delivery::Restart(partition)).await?;
+        }
+        Ok(())
+    }
+
+    async fn on_report(&mut self, report: Report) -> Result<()> {
+        match report {
+            Report::Stopped(error) => Err(error),
+            Report::Sink(Notice::Published(part)) => {
+                self.meter.published(&part);
+                self.source.commit(&Checkpoint::from([(part.partition, part.end)]));
+                Ok(())
+            }
+            Report::Sink(Notice::Restart { chain, foreign }) => {
+                if foreign {
+                    let (partition, end) = (chain.partition(), chain.end());
+                    tracing::warn!(%partition, end, "another writer continued this partition, going on behind it");
+                    self.state.pending.retain(|(_, record)| record.position.partition != *partition);
+                }
+                if self.state.retry_at.is_some() {
+                    self.state.waiting.push(chain);
+                    return Ok(());
+                }
+                self.resume(chain).await
+            }
+            Report::Sink(Notice::Released { partition, end }) => {
+                tracing::info!(%partition, end, "partition given back");
+                Ok(())
+            }
+        }
+    }
+
+    /// Reads on behind `chain` in a new epoch.
+    async fn resume(&mut self, chain: Chain) -> Result<()> {
+        if self.state.drain.is_some() || !self.state.lanes.contains_key(chain.partition()) {
+            return Ok(());
+        }
+        let epoch = self.new_epoch(chain.partition());
+        self.begin(chain, epoch).await
+    }
+
+    async fn on_tick(&mut self) -> Result<()> {
+        let now = Instant::now();
+        if self.state.retry_at.is_some_and(|at| now >= at) && self.state.drain.is_none() {
+            self.state.retry_at = None;
+            for chain in std::mem::take(&mut self.state.waiting) {
+                self.resume(chain).await?;
+            }
+        }
+        self.meter.set_paused(self.storm.describe());
+        let settled = self.storm.settled(now);
+        if settled > self.state.settled {
+            self.state.settled = settled;
+            self.tell(Delivery::Settle(settled)).await?;
+        }
+        let (rows, failed) = (self.meter.rows.load(Relaxed), self.meter.failed.load(Relaxed));
+        if rows >= JUDGED_FROM_ROWS && failed as f64 > self.config.max_failed_share * rows as f64 {
+            self.begin_drain(Some(Error::TooManyFailed { failed, rows }));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,192 @@
+//! What a run is doing: counters that every thread adds to, read by the progress display and the table at the end.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use crate::checkpoint::Partition;
+use crate::plan::PlannedPartition;
+use crate::report::summary::{Snapshot, StageShare, Summary};
+use crate::sink::{Outcomes, Published};
+
+/// The stages in the order of the flow; `fetch` is the time that workers waited while fetches were under way.
+const STAGES: &[&str] = &["fetch", "decode", "degrade", "score", "encode", "sink"];
+/// Rates and shares of late cover this.
+const OF_LATE: Duration = Duration::from_secs(10);
+/// A wait of this share of the workers' time means that something else limits.
+const WAITING: f64 = 0.2;
+
+/// Counters of one run. All methods may be called from any thread.
+#[derive(Debug)]
+pub struct Meter {
+    started: Instant,
+    workers: usize,
+    pub(super) rows: AtomicU64,
+    pub(super) failed: AtomicU64,
+    pub(super) fetching: AtomicU64,
+    busy: [AtomicU64; STAGES.len()],
+    slow: Mutex<Slow>,
+}
+
+/// What changes rarely or is read rarely.
+#[derive(Debug, Default)]
+struct Slow {
+    variants: u64,
+    positions: BTreeMap<Partition, u64>,
+    rows_total: u64,
+    rows_before: u64,
+    published: u64,
+    covered: u64,
+    outcomes: Outcomes,
+    parts: u64,
+    bytes: u64,
+    paused: Option<String>,
+    history: VecDeque<(Instant, Totals)>,
+}
+
+#[derive(Debug, Clone, Copy, Default)]
+struct Totals {
+    rows: u64,
+    busy_ns: [u64; STAGES.len()],
+}
+
+impl Meter {
+    /// Zero, for a run with `workers` CPU threads.
+    pub fn new(workers: usize) -> Self {
+        Self {
+            started: Instant::now(),
+            workers,
+            rows: AtomicU64::new(0),
+            failed: AtomicU64::new(0),
+            fetching: AtomicU64::new(0),
+            busy: Default::default(),
+            slow: Mutex::default(),
+        }
+    }
+
+    fn slow(&self) -> MutexGuard<'_, Slow> {
+        self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread spent `time` in `stage`.
+    pub(super) fn add_busy(&self, stage: &str, time: Duration) {
+        if let Some(index) = STAGES.iter().position(|name| *name == stage) {
+            self.busy[index].fetch_add(time.as_nanos() as u64, Relaxed);
+        }
+    }
+
+    /// This run has these positions to do, `variants` rows each.
+    pub(crate) fn plan_for(&self, partitions: &[PlannedPartition], variants: u16) {
+        let mut slow = self.slow();
+        slow.variants = u64::from(variants);
+        slow.rows_total = slow.variants * partitions.iter().map(|partition| partition.rows).sum::<u64>();
+        slow.positions = partitions.iter().map(|partition| (partition.partition.clone(), partition.rows)).collect();
+    }
+
+    /// A chain was found to have come to `end` before this run.
+    pub(super) fn found(&self, partition: &Partition, end: u64) {
+        let mut slow = self.slow();
+        let here = slow.positions.get(partition).copied().unwrap_or(0);
+        slow.rows_before += slow.variants * end.min(here);
+    }
+
+    /// Says why nothing is read, or that it is read again.
+    pub(super) fn set_paused(&self, why: Option<String>) {
+        self.slow().paused = why;
+    }
+
+    /// A part of this run is durable.
+    pub(super) fn published(&self, part: &Published) {
+        let mut slow = self.slow();
+        slow.parts += 1;
+        slow.bytes += part.bytes;
+        slow.published += part.rows;
+        slow.covered += slow.variants * (part.end - part.from);
+        slow.outcomes.merge(&part.outcomes);
+    }
+
+    fn totals(&self) -> Totals {
+        let mut totals = Totals { rows: self.rows.load(Relaxed), ..Totals::default() };
+        for (total, busy) in totals.busy_ns.iter_mut().zip(&self.busy) {
+            *total = busy.load(Relaxed);
+        }
+        totals
+    }
+
+    /// Each stage's share of all workers' time between two totals (`sink`: of its one task's).
+    fn shares(&self, from: &Totals, to: &Totals, seconds: f64) -> Vec<StageShare> {
+        STAGES
+            .iter()
+            .enumerate()
+            .map(|(index, stage)| {
+                let threads = if *stage == "sink" { 1 } else { self.workers };
+                let busy = (to.busy_ns[index] - from.busy_ns[index]) as f64 / 1e9;
+                StageShare { stage, busy: (busy / (seconds * threads as f64).max(1e-9)).min(1.0) }
+            })
+            .collect()
+    }
+
+    /// Where the run stands.
+    pub fn snapshot(&self) -> Snapshot {
+        let (now, totals) = (Instant::now(), self.totals());
+        let mut slow = self.slow();
+        slow.history.push_back((now, totals));
+        while slow.history.len() > 2 && slow.history.get(1).is_some_and(|(at, _)| now.duration_since(*at) >= OF_LATE) {
+            slow.history.pop_front();
+        }
+        let (since, from) = match slow.history.front() {
+            Some((at, from)) if *at < now => (*at, *from),
+            _ => (self.started, Totals::default()),
+        };
+        let seconds = now.duration_since(since).as_secs_f64();
+        let stages = self.shares(&from, &totals, seconds);
+        Snapshot {
+            rows: totals.rows,
+            rows_total: Some(slow.rows_total.saturating_sub(slow.rows_before)),
+            failed: self.failed.load(Relaxed),
+            elapsed_s: self.started.elapsed().as_secs_f64(),
+            rows_per_s: (totals.rows - from.rows) as f64 / seconds.max(1e-9),
+            limiting: limiting(&stages),
+            stages,
+            paused: slow.paused.clone(),
+        }
+    }
+
+    /// What the run did, once it is over; the caller adds what only it knows.
+    pub(crate) fn summary(&self) -> Summary {
+        let totals = self.totals();
+        let slow = self.slow();
+        let elapsed_s = self.started.elapsed().as_secs_f64();
+        let stages = self.shares(&Totals::default(), &totals, elapsed_s);
+        Summary {
+            rows: slow.published,
+            rows_before: slow.rows_before,
+            rows_left: Some(slow.rows_total.saturating_sub(slow.rows_before + slow.covered)),
+            failed: slow.outcomes.failures.clone(),
+            parts: slow.parts,
+            bytes: slow.bytes,
+            elapsed_s,
+            rows_per_s: slow.published as f64 / elapsed_s.max(1e-9),
+            limiting: limiting(&stages),
+            stages,
+            scores: slow.outcomes.scores.clone(),
+            ..Summary::default()
+        }
+    }
+}
+
+/// The stage that the others wait for, `None` while nothing happened: the fetches if workers wait for them, else what takes most of the workers' time.
+fn limiting(stages: &[StageShare]) -> Option<&'static str> {
+    if stages.iter().all(|stage| stage.busy < 0.01) {
+        return None;
+    }
+    let share = |name| stages.iter().find(|stage| stage.stage == name).map_or(0.0, |stage| stage.busy);
+    if share("fetch") > WAITING {
+        return Some("fetch");
+    }
+    if share("sink") > 1.0 - WAITING {
+        return Some("sink");
+    }
+    stages.iter().filter(|stage| stage.busy > 0.0).max_by(|a, b| a.busy.total_cmp(&b.busy)).map(|stage| stage.stage)
+}

@@ -1,0 +1,272 @@
+//! The only place that wires tasks and channels.
+//!
+//! ```text
+//! intake (this task)             workers (threads)                    sink (a task)
+//! source → admission → fetches → decode, resize, degrade, score, encode → window → parts → store
+//!    ↑                                                                                      │
+//!    └───────────── notices: published, conflict, where a chain ends ────────────────────────┘
+//! ```
+//!
+//! The intake owns the source and the fetches in flight. It stamps each record with its partition's epoch and `seq`. A
+//! fetch hands its bytes to the workers itself and waits there if they are busy, so the channel to them is the
+//! backpressure. Workers send whole items to the sink, in any order; the sink's window orders them. Whoever holds the
+//! sending half of a channel ends the receiver by dropping it: intake → workers → sink.
+
+mod intake;
+mod meter;
+mod run;
+mod workers;
+
+use std::future::Future;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::time::Instant;
+
+use tokio::sync::{mpsc, watch};
+
+use crate::checkpoint::Partition;
+use crate::config::RunConfig;
+use crate::error::{Error, Result};
+use crate::load::storm::Storm;
+use crate::load::{Loader, Prepare};
+use crate::sample::Item;
+use crate::sink::{Chain, Notice, Sink};
+use crate::source::Source;
+use crate::stage::Stage;
+
+use intake::Intake;
+use workers::{Crew, Pixels};
+
+pub use intake::Ended;
+pub use meter::Meter;
+pub use run::{Options, run};
+
+/// What the intake and the workers tell the sink.
+#[derive(Debug)]
+pub(crate) enum Delivery {
+    /// The chain's partition is read from its end on under `epoch`; whatever older work is held is dropped.
+    Start { chain: Chain, epoch: u64 },
+    /// A finished position.
+    Item(Item),
+    /// The partition's last item was number `items - 1`; positions below `next` are covered.
+    End { partition: Partition, epoch: u64, items: u64, next: u64 },
+    /// Provisional rows up to this ticket are confirmed.
+    Settle(u64),
+    /// Drop the partition's work; the sink reports where to go on.
+    Restart(Partition),
+    /// The partition is no longer ours; `true` if it is somebody else's already.
+    Leave(Partition, bool),
+    /// Publish what is released, take nothing more.
+    Drain,
+}
+
+/// Bytes held between admission and a flushed row group, against `run.memory_mib`.
+#[derive(Debug, Default)]
+pub(crate) struct Held {
+    items: AtomicU64,
+    sink: AtomicU64,
+    /// Closed parts on the local disk that wait for the store.
+    queued: AtomicU64,
+}
+
+impl Held {
+    fn add(&self, bytes: u64) {
+        self.items.fetch_add(bytes, Relaxed);
+    }
+
+    fn release(&self, bytes: u64) {
+        self.items.fetch_sub(bytes, Relaxed);
+    }
+
+    fn look_at(&self, sink: &Sink) {
+        self.sink.store(sink.held_bytes(), Relaxed);
+        self.queued.store(sink.queued_bytes(), Relaxed);
+    }
+
+    fn total(&self) -> u64 {
+        self.items.load(Relaxed) + self.sink.load(Relaxed)
+    }
+}
+
+/// Counts that tell when nothing is under way any more.
+#[derive(Debug, Default)]
+pub(crate) struct Flow {
+    pub(crate) held: Held,
+    /// Deliveries sent to the sink so far.
+    pub(crate) sent: AtomicU64,
+    /// Items handed to the workers and not yet sent on.
+    pub(crate) working: AtomicU64,
+}
+
+/// What the sink and the workers tell the intake.
+#[derive(Debug)]
+pub(crate) enum Report {
+    /// Something happened to a part.
+    Sink(Notice),
+    /// The run cannot go on.
+    Stopped(Error),
+}
+
+/// How far the sink task is.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct SinkState {
+    /// Deliveries taken so far.
+    handled: u64,
+    /// Nothing is open, queued or in flight.
+    idle: bool,
+}
+
+/// The parts of a run, wired by [`drive`].
+pub(crate) struct Parts<S> {
+    pub(crate) source: S,
+    /// Absent where the pipeline loads nothing.
+    pub(crate) loader: Option<Arc<Loader>>,
+    pub(crate) prepare: Option<Prepare>,
+    pub(crate) stages: Vec<Box<dyn Stage>>,
+    pub(crate) sink: Sink,
+    pub(crate) concurrency: usize,
+    /// Bytes of closed parts that may wait for a slow store.
+    pub(crate) max_queued: u64,
+    pub(crate) run: RunConfig,
+    pub(crate) meter: Arc<Meter>,
+}
+
+/// Runs source → load → stages → sink until every partition has reached its end, or `stop` resolves.
+pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output = ()>) -> Result<Ended> {
+    let workers = parts.run.workers();
+    let flow = Arc::new(Flow::default());
+    let (work, work_received) = async_channel::bounded(workers * 2);
+    let (deliveries, deliveries_received) = mpsc::channel(workers * 4);
+    let (reports_sent, reports) = mpsc::unbounded_channel();
+    let (state_sent, sink_state) = watch::channel(SinkState::default());
+    let crew = Arc::new(Crew {
+        prepare: parts.prepare,
+        stages: parts.stages,
+        pixels: Pixels::new((parts.run.memory_mib << 20) / 2),
+        meter: Arc::clone(&parts.meter),
+        flow: Arc::clone(&flow),
+    });
+    let mut threads = Vec::with_capacity(workers);
+    for n in 0..workers {
+        let (crew, work, deliveries, reports) =
+            (Arc::clone(&crew), work_received.clone(), deliveries.clone(), reports_sent.clone());
+        let thread = std::thread::Builder::new()
+            .name(format!("worker-{n}"))
+            .spawn(move || crew.work(&work, &deliveries, &reports))
+            .map_err(|source| Error::Bug(format!("cannot start a thread: {source}")))?;
+        threads.push(thread);
+    }
+    drop(work_received);
+    let limit = parts.run.memory_mib << 20;
+    let dataset = parts.sink.dataset();
+    let sink = tokio::spawn(deliver(
+        parts.sink,
+        limit,
+        Arc::clone(&flow),
+        Arc::clone(&parts.meter),
+        deliveries_received,
+        reports_sent,
+        state_sent,
+    ));
+    let intake = Intake {
+        source: parts.source,
+        loader: parts.loader,
+        dataset,
+        storm: Storm::new(parts.run.storm.clone()),
+        config: parts.run,
+        concurrency: parts.concurrency,
+        max_queued: parts.max_queued,
+        meter: parts.meter,
+        flow,
+        work,
+        deliveries,
+        reports,
+        sink_state,
+        state: intake::State::default(),
+    };
+    let ended = intake.run(stop).await;
+    // The intake's channels are gone: the workers end, then the sink.
+    if ended.is_err() {
+        sink.abort();
+    }
+    // A worker busy with its last item is waited for: it holds pixels, never a lock.
+    let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok())).await;
+    if ended.is_ok() && !joined.unwrap_or(false) {
+        return Err(Error::Bug("a worker thread panicked".into()));
+    }
+    ended
+}
+
+/// The sink task: orders, builds and publishes until every sender is gone.
+async fn deliver(
+    mut sink: Sink,
+    limit: u64,
+    flow: Arc<Flow>,
+    meter: Arc<Meter>,
+    mut deliveries: mpsc::Receiver<Delivery>,
+    reports: mpsc::UnboundedSender<Report>,
+    state: watch::Sender<SinkState>,
+) {
+    let mut handled = 0;
+    loop {
+        let step = tokio::select! {
+            biased;
+            notice = sink.next() => notice.map(|notice| Some(Report::Sink(notice))),
+            delivery = deliveries.recv() => {
+                let Some(delivery) = delivery else { return };
+                handled += 1;
+                let started = Instant::now();
+                let taken = tokio::task::block_in_place(|| take(&mut sink, delivery, limit, &flow));
+                meter.add_busy("sink", started.elapsed());
+                taken.map(|()| None)
+            }
+        };
+        let report = match step {
+            Ok(report) => report,
+            Err(error) => Some(Report::Stopped(error)),
+        };
+        let stopped = matches!(report, Some(Report::Stopped(_)));
+        // Nobody listening means that the run is over.
+        if report.is_some_and(|report| reports.send(report).is_err()) || stopped {
+            return;
+        }
+        flow.held.look_at(&sink);
+        state.send_replace(SinkState { handled, idle: sink.is_idle() });
+    }
+}
+
+fn take(sink: &mut Sink, delivery: Delivery, limit: u64, flow: &Flow) -> Result<()> {
+    match delivery {
+        Delivery::Start { chain, epoch } => sink.start(chain, epoch),
+        Delivery::Item(item) => {
+            let bytes = item.encoded_bytes();
+            sink.accept(item)?;
+            flow.held.release(bytes);
+            flow.held.look_at(sink);
+            if flow.held.total() > limit {
+                // False where nothing is left to relieve: what is held then waits for earlier rows.
+                sink.relieve()?;
+            }
+            Ok(())
+        }
+        Delivery::End { partition, epoch, items, next } => sink.end(&partition, epoch, items, next),
+        Delivery::Settle(ticket) => {
+            sink.settle(ticket);
+            Ok(())
+        }
+        Delivery::Restart(partition) => {
+            sink.restart(&partition);
+            Ok(())
+        }
+        Delivery::Leave(partition, lost) => {
+            // A partition that holds nothing needs no notice.
+            if lost {
+                sink.forget(&partition);
+            } else {
+                sink.revoke(&partition)?;
+            }
+            Ok(())
+        }
+        Delivery::Drain => sink.drain(),
+    }
+}

@@ -1,0 +1,190 @@
+//! From a pipeline file to a run: opens what it names, decides the plan, and drives it.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::config::{Pipeline, ReportConfig};
+use crate::degrade::Degrade;
+use crate::error::{Error, Result};
+use crate::load::{Loader, Prepare};
+use crate::pipeline::{Ended, Meter, Parts, drive};
+use crate::plan::{Opened, Plan, PlannedPartition, Wanted};
+use crate::report::sheet::SheetOptions;
+use crate::report::summary::Summary;
+use crate::report::{self, Order};
+use crate::score::Score;
+use crate::sink::{Chain, Columns, Dataset, Encode, ImageColumn, Sink, card};
+use crate::source::{self, Discovery, Look};
+use crate::stage::Stage;
+use crate::store::{Folder, patiently};
+
+/// The contact sheet, below the dataset's folder.
+const SHEET: &str = "report/sheet.png";
+
+/// Parts of full size that may wait on the local disk for a slow store before intake pauses.
+const QUEUED_PARTS: u64 = 4;
+
+/// What the command line adds to the pipeline file.
+#[derive(Debug, Clone, Default)]
+pub struct Options {
+    /// Do the partitions `k` with `k mod n = i`.
+    pub shard: Option<(u64, u64)>,
+    /// Do the first positions in plan order only.
+    pub limit: Option<u64>,
+    /// Add inputs that appeared since the dataset was planned.
+    pub extend: bool,
+    /// Go on although what makes a row has changed, as change number n.
+    pub accept_change: Option<u32>,
+}
+
+impl Pipeline {
+    /// The image columns that this pipeline makes.
+    pub fn made_images(&self) -> &'static [ImageColumn] {
+        if self.degrade.is_some() || self.source.has_target() {
+            &[ImageColumn::Input, ImageColumn::Target]
+        } else {
+            &[ImageColumn::Input]
+        }
+    }
+
+    /// The output's columns; the kept ones are those of `discovery`, none without. `Error::Config` names a kept column that
+    /// the output cannot have.
+    pub fn columns(&self, discovery: Option<&Discovery>) -> Result<Columns> {
+        let mut timings = if self.load.is_some() { vec!["fetch", "decode"] } else { Vec::new() };
+        timings.extend(self.degrade.as_ref().map(|_| "degrade"));
+        timings.extend((!self.score.is_empty()).then_some("score"));
+        timings.push("encode");
+        let columns = Columns {
+            images: self.image_columns()?,
+            scores: self.score.iter().map(|score| score.column("input").into()).collect(),
+            kept: discovery.map_or_else(Default::default, |found| found.kept_fields().iter().cloned().collect()),
+            timings,
+            seed: self.degrade.as_ref().map(|degrade| degrade.seed),
+            variants: self.variants(),
+        };
+        columns.check()?;
+        Ok(columns)
+    }
+
+    /// Rows for each input position.
+    pub fn variants(&self) -> u16 {
+        self.degrade.as_ref().map_or(1, |degrade| degrade.variants)
+    }
+
+    /// The stages behind loading, in order.
+    fn stages(&self) -> Result<Vec<Box<dyn Stage>>> {
+        let mut stages: Vec<Box<dyn Stage>> = Vec::new();
+        if let Some(degrade) = &self.degrade {
+            stages.push(Box::new(Degrade::new(degrade).map_err(Error::Config)?));
+        }
+        if !self.score.is_empty() {
+            stages.push(Box::new(Score::new(&self.score)));
+        }
+        stages.push(Box::new(Encode::new(&self.sink, &self.image_columns()?)));
+        Ok(stages)
+    }
+}
+
+/// Runs `pipeline` until every partition of this process is done, or until `stop` resolves and what is in work has been
+/// published. `meter` may be read meanwhile.
+pub async fn run(
+    pipeline: &Pipeline,
+    options: &Options,
+    meter: Arc<Meter>,
+    stop: impl Future<Output = ()>,
+) -> Result<(Summary, Ended)> {
+    let folder = pipeline.stores.folder(&pipeline.sink.dir)?;
+    let give_up = Duration::from_secs(pipeline.run.storm.give_up_s);
+    // Looking and planning go together: what another process planned meanwhile is only seen by a new look.
+    let (discovery, columns, opened) = patiently(give_up, || plan(pipeline, options, &folder)).await?;
+    for note in discovery.notes() {
+        tracing::info!("{note}");
+    }
+    let partitions = opened.partitions(options.shard, options.limit);
+    meter.plan_for(&partitions, pipeline.variants());
+
+    let dataset = dataset(pipeline, &folder, &opened, &columns);
+    card::write_card(&dataset, &columns, &pipeline.sink.split).await?;
+    let load = pipeline.load.as_ref();
+    let root = opened.default_root();
+    let budget = pipeline.run.memory_mib << 20;
+    let loader = load.map(|load| Loader::new(load, &pipeline.stores, root.as_deref(), budget / 4)).transpose()?;
+    let seed = pipeline.degrade.as_ref().map_or(0, |degrade| degrade.seed);
+    let writer = format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
+    let run = uuid::Uuid::new_v4().to_string();
+    let parts = Parts {
+        source: source::open(discovery, &opened, partitions)?,
+        loader: loader.map(Arc::new),
+        prepare: load.map(|load| Prepare::new(load, seed, pipeline.variants())),
+        stages: pipeline.stages()?,
+        sink: Sink::new(dataset, columns, &pipeline.sink, &run, &writer)?,
+        concurrency: load.map_or(1, |load| load.concurrency as usize),
+        max_queued: QUEUED_PARTS * (pipeline.sink.max_part_mib << 20),
+        run: pipeline.run.clone(),
+        meter: Arc::clone(&meter),
+    };
+    let dataset = parts.sink.dataset();
+    let ended = drive(parts, stop).await?;
+
+    let mut summary =
+        Summary { dir: pipeline.sink.dir.clone(), new_inputs: opened.new.len() as u64, ..meter.summary() };
+    if ended == Ended::Done {
+        summary.sheet = report(pipeline, &dataset, &opened, summary.rows > 0).await?;
+    }
+    Ok((summary, ended))
+}
+
+/// Looks at the source and decides the plan.
+async fn plan(pipeline: &Pipeline, options: &Options, folder: &Folder) -> Result<(Discovery, Columns, Opened)> {
+    let known = Opened::read(folder).await?;
+    let look = Look {
+        config: &pipeline.source,
+        stores: &pipeline.stores,
+        sink: Some(folder),
+        known: known.as_ref(),
+        reserved: Columns::is_own,
+    };
+    let discovery = source::discover(look).await?;
+    let columns = pipeline.columns(Some(&discovery))?;
+    let wanted = Wanted {
+        content: &pipeline.content(),
+        schema_hash: &columns.hash(),
+        discovery: &discovery,
+        rows_per_partition: pipeline.source.rows_per_partition().get(),
+        accept_change: options.accept_change,
+        extend: options.extend,
+    };
+    let opened = Plan::open_or_create(folder, wanted).await?;
+    Ok((discovery, columns, opened))
+}
+
+fn dataset(pipeline: &Pipeline, folder: &Folder, opened: &Opened, columns: &Columns) -> Dataset {
+    Dataset {
+        folder: folder.clone(),
+        id: opened.plan.dataset.clone(),
+        content_hash: opened.content_hash.clone(),
+        schema_hash: columns.hash(),
+        source: opened.source_identity(),
+        give_up: Duration::from_secs(pipeline.run.storm.give_up_s),
+    }
+}
+
+/// Draws what the `report` section asks for, once every chain of the dataset (not only this process's) is complete. Where it
+/// is, or `None` if there is nothing to draw yet.
+async fn report(pipeline: &Pipeline, dataset: &Dataset, opened: &Opened, wrote: bool) -> Result<Option<String>> {
+    let ReportConfig::Sheet(sheet) = &pipeline.report else { return Ok(None) };
+    if !wrote && dataset.folder.size(SHEET).await?.is_some() {
+        return Ok(Some(dataset.folder.place(SHEET)));
+    }
+    for PlannedPartition { partition, planned_rows, .. } in opened.partitions(None, None) {
+        if Chain::recover(dataset, &partition, 0).await?.end() < planned_rows {
+            return Ok(None);
+        }
+    }
+    let rows = report::rows::Dataset::open(dataset.folder.clone(), &pipeline.sink.dir).await?;
+    let options = SheetOptions { records: sheet.rows as usize, order: Order::Spread };
+    let png = report::sheet::make(&rows, &options).await?;
+    dataset.folder.put(SHEET, png.into()).await?;
+    Ok(Some(dataset.folder.place(SHEET)))
+}

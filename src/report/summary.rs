@@ -1,0 +1,83 @@
+//! What a run says of itself: [`Snapshot`] while it works, [`Summary`] when it ends. Plain data; the command line draws them.
+
+use std::collections::BTreeMap;
+
+use serde::Serialize;
+
+use crate::sample::FailureCode;
+use crate::sink::ScoreMean;
+
+/// Where a run stands; cheap to take several times a second.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Snapshot {
+    /// Rows finished by this process in this run, failed ones included, published or not.
+    pub rows: u64,
+    /// Rows that this process has to do in this run; `None` where nobody knows (a stream).
+    pub rows_total: Option<u64>,
+    /// Failed rows among `rows`.
+    pub failed: u64,
+    /// Seconds since the start.
+    pub elapsed_s: f64,
+    /// Rows a second of late (the last ten seconds or so).
+    pub rows_per_s: f64,
+    /// What each stage's threads did of late.
+    pub stages: Vec<StageShare>,
+    /// The stage that the others wait for, if one stands out.
+    pub limiting: Option<&'static str>,
+    /// Set while intake is paused: why, such as `storm: photos.example answers 403`.
+    pub paused: Option<String>,
+}
+
+/// How busy a stage was.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct StageShare {
+    /// The stage's name.
+    pub stage: &'static str,
+    /// Of the CPU time of all workers, 0 to 1; for `load`, of the fetches that may run at once.
+    pub busy: f64,
+}
+
+/// What a run did.
+#[derive(Debug, Clone, Default, PartialEq, Serialize)]
+pub struct Summary {
+    /// The dataset, as `sink.dir` names it.
+    pub dir: String,
+    /// Rows published by this run.
+    pub rows: u64,
+    /// Rows that were published before it, in the partitions of this process.
+    pub rows_before: u64,
+    /// Rows that are still to do in the partitions of this process; `None` where nobody knows.
+    pub rows_left: Option<u64>,
+    /// Failed rows among `rows`, by code.
+    pub failed: BTreeMap<FailureCode, u64>,
+    /// Files found under the source that the plan does not hold: `--extend` would add them.
+    pub new_inputs: u64,
+    /// Parts published by this run.
+    pub parts: u64,
+    /// Bytes of these parts.
+    pub bytes: u64,
+    /// Seconds from start to end.
+    pub elapsed_s: f64,
+    /// Rows a second over the whole run.
+    pub rows_per_s: f64,
+    /// How busy each stage was over the whole run, in the order of the flow.
+    pub stages: Vec<StageShare>,
+    /// The stage that the others waited for, if one stood out.
+    pub limiting: Option<&'static str>,
+    /// Each score column of this run's rows.
+    pub scores: Vec<ScoreMean>,
+    /// The contact sheet, if one was drawn.
+    pub sheet: Option<String>,
+}
+
+impl Summary {
+    /// True if this run found everything done.
+    pub fn was_done(&self) -> bool {
+        self.rows == 0 && self.rows_left == Some(0)
+    }
+
+    /// Failed rows of this run.
+    pub fn failed_rows(&self) -> u64 {
+        self.failed.values().sum()
+    }
+}

@@ -1,0 +1,231 @@
+//! The main job as a user runs it: the binary, files on disk, and the dataset that comes out.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
+
+mod common;
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use common::{PLACE, VOLATILE, binaries, expect, lm4lv, parts, photographs, rows, strings, text, write_parquet};
+
+const RECIPE: &str = "
+degrade:
+  seed: 7
+  variants: 2
+  recipe:
+    - one_of:
+        - { weight: 2, recipe: [ { gaussian_noise: { sigma: [5, 50] } } ] }
+        - { recipe: [ { gaussian_blur: { k: 9, sigma: [0.3, 1.9] } } ] }
+        - { recipe: [ { preset: lm4lv.derain } ] }
+    - probability: { p: 0.5, recipe: [ { pepper: { p: [0.01, 0.1] } } ] }
+    - jpeg: { quality: [30, 95] }
+score: [psnr.lm4lv, ssim.lm4lv]
+";
+
+/// A pipeline file that reads `source` and writes to `out`.
+fn pipeline(dir: &Path, name: &str, source: &str, out: &str, more: &str) {
+    let text = format!(
+        "source: {source}\nload: {{ crop: {{ random: {{ size: 40 }} }} }}\n{RECIPE}\nsink: {{ dir: {out}, rows_per_part: 30 }}\n{more}\n"
+    );
+    std::fs::write(dir.join(name), text).unwrap();
+}
+
+fn without_place() -> Vec<&'static str> {
+    VOLATILE.iter().chain(PLACE).copied().collect()
+}
+
+#[test]
+fn the_same_rows_for_any_workers_batch_shards_and_source() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let names = photographs(&dir.join("photos"), 60, 48);
+    let references: Vec<_> = names.iter().map(|name| Some(name.as_str())).collect();
+    write_parquet(&dir.join("photos/refs.parquet"), vec![("path", strings(&references))]);
+    let bytes: Vec<_> = names.iter().map(|name| std::fs::read(dir.join("photos").join(name)).unwrap()).collect();
+    write_parquet(&dir.join("inline.parquet"), vec![("key", strings(&references)), ("bytes", binaries(&bytes))]);
+
+    let by_reference = "{ parquet: { path: photos/refs.parquet, rows_per_partition: 5 } }";
+    pipeline(dir, "one.yaml", by_reference, "one", "run: { workers: 1, memory_mib: 64 }");
+    pipeline(dir, "two.yaml", by_reference, "two", "run: { workers: 2 }");
+    pipeline(dir, "shards.yaml", by_reference, "shards", "run: { workers: 2 }");
+    pipeline(
+        dir,
+        "folder.yaml",
+        "{ folder: { path: photos, include: [\"*.jpg\"], rows_per_partition: 5 } }",
+        "folder",
+        "",
+    );
+    pipeline(dir, "inline.yaml", "{ parquet: { path: inline.parquet, rows_per_partition: 7 } }", "inline", "");
+
+    expect(dir, &["run", "one.yaml", "--set", "load.concurrency=1"], 0);
+    let one = rows(&dir.join("one"), VOLATILE);
+    assert_eq!(one.len(), 120);
+    assert!(one.values().all(|row| row["status"] == "success"), "{one:?}");
+
+    expect(dir, &["run", "two.yaml", "--set", "load.concurrency=64", "--set", "sink.rows_per_part=7"], 0);
+    assert_eq!(rows(&dir.join("two"), VOLATILE), one);
+
+    for shard in ["2/3", "0/3", "1/3"] {
+        expect(dir, &["run", "shards.yaml", "--shard", shard], 0);
+    }
+    assert_eq!(rows(&dir.join("shards"), VOLATILE), one);
+    for shard in ["one", "two", "shards", "folder", "inline"].iter().filter(|name| dir.join(name).exists()) {
+        expect(dir, &["verify", shard, "--complete"], 0);
+    }
+
+    let elsewhere = rows(&dir.join("one"), &without_place());
+    expect(dir, &["run", "folder.yaml"], 0);
+    assert_eq!(rows(&dir.join("folder"), &without_place()), elsewhere);
+    expect(dir, &["run", "inline.yaml"], 0);
+    assert_eq!(rows(&dir.join("inline"), &without_place()), elsewhere);
+}
+
+#[test]
+fn a_finished_run_says_so_and_writes_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    photographs(&dir.join("photos"), 4, 48);
+    pipeline(dir, "p.yaml", "{ folder: { path: photos } }", "out", "");
+    expect(dir, &["run", "p.yaml"], 0);
+    let before: Vec<_> =
+        parts(&dir.join("out")).iter().map(|part| std::fs::metadata(part).unwrap().modified().unwrap()).collect();
+    let output = expect(dir, &["run", "p.yaml"], 0);
+    let after: Vec<_> =
+        parts(&dir.join("out")).iter().map(|part| std::fs::metadata(part).unwrap().modified().unwrap()).collect();
+    assert_eq!(before, after);
+    let said = String::from_utf8_lossy(&output.stdout).to_string() + &String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("already") && said.contains("out"), "{said}");
+}
+
+#[cfg(unix)]
+#[test]
+fn sigterm_drains_and_the_next_run_goes_on() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    photographs(&dir.join("photos"), 300, 96);
+    for out in ["calm", "stopped"] {
+        pipeline(
+            dir,
+            &format!("{out}.yaml"),
+            "{ folder: { path: photos, rows_per_partition: 75 } }",
+            out,
+            "run: { workers: 1 }",
+        );
+    }
+    expect(dir, &["run", "calm.yaml"], 0);
+
+    let mut child = Command::new(env!("CARGO_BIN_EXE_lm4lv"))
+        .args(["run", "stopped.yaml"])
+        .current_dir(dir)
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let started = Instant::now();
+    while parts(&dir.join("stopped")).is_empty() && started.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    let code = child.wait().unwrap().code();
+    let published = rows(&dir.join("stopped"), VOLATILE).len();
+    assert_eq!((code, published < 600), (Some(143), true), "{published} rows when it stopped");
+    expect(dir, &["verify", "stopped"], 0);
+    expect(dir, &["verify", "stopped", "--complete"], 3);
+
+    expect(dir, &["run", "stopped.yaml"], 0);
+    expect(dir, &["verify", "stopped", "--complete"], 0);
+    assert_eq!(rows(&dir.join("stopped"), VOLATILE), rows(&dir.join("calm"), VOLATILE));
+}
+
+#[test]
+fn odd_files_are_rows_and_the_rest_is_done() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let photos = dir.join("photos");
+    photographs(&photos, 3, 64);
+    let whole = std::fs::read(photos.join("0001.jpg")).unwrap();
+    std::fs::write(photos.join("truncated.jpg"), &whole[..whole.len() / 2]).unwrap();
+    std::fs::write(photos.join("empty.png"), b"").unwrap();
+    std::fs::write(photos.join("text.png"), b"this is not a picture\n").unwrap();
+    std::fs::write(photos.join("bomb.png"), png_header(50_000, 50_000)).unwrap();
+    let references = [
+        Some("0000.jpg"),
+        Some("truncated.jpg"),
+        Some("empty.png"),
+        Some("text.png"),
+        Some("bomb.png"),
+        Some("missing.jpg"),
+        None,
+        Some("0002.jpg"),
+    ];
+    let ids: Vec<_> = (0..references.len()).map(|i| format!("id-{i}")).collect();
+    let ids: Vec<_> = ids.iter().map(|id| Some(id.as_str())).collect();
+    write_parquet(&photos.join("refs.parquet"), vec![("id", strings(&ids)), ("path", strings(&references))]);
+    std::fs::write(
+        dir.join("p.yaml"),
+        "source: { parquet: { path: photos/refs.parquet } }\ndegrade: { recipe: [ { preset: lm4lv.denoise } ] }\nscore: [psnr.lm4lv]\nsink: { dir: out }\n",
+    )
+    .unwrap();
+    let output = expect(dir, &["run", "p.yaml"], 0);
+    let found: Vec<_> = rows(&dir.join("out"), &[]).into_values().map(|row| row["error_code"].clone()).collect();
+    assert_eq!(
+        found,
+        ["null", "corrupt", "empty", "unknown_format", "too_many_pixels", "not_found", "null_reference", "null"]
+    );
+    let said = String::from_utf8_lossy(&output.stdout).to_string() + &String::from_utf8_lossy(&output.stderr);
+    for code in ["corrupt", "empty", "unknown_format", "too_many_pixels", "not_found", "null_reference"] {
+        assert!(said.contains(code), "{code} is not in\n{said}");
+    }
+    let batch = first_batch(&dir.join("out"));
+    assert_eq!(text(&batch, "status", 1), "failed");
+}
+
+#[test]
+fn mistakes_in_the_pipeline_file_name_line_column_and_what_is_allowed() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    photographs(&dir.join("photos"), 1, 48);
+    let good = "source: { folder: { path: photos } }\nsink: { dir: out }\n";
+    let cases = [
+        (
+            "misspelt",
+            format!("{good}degrade:\n  recipe:\n    - gausian_noise: {{ sigma: 5 }}\n"),
+            "5:7",
+            "gaussian_noise",
+        ),
+        ("unit", format!("{good}load:\n  deadline_s: 10s\n"), "4:15", "deadline_s"),
+        ("range", format!("{good}degrade:\n  recipe:\n    - jpeg: {{ quality: 300 }}\n"), "5:", "100"),
+        ("key", format!("{good}load:\n  resise: none\n"), "4:3", "resize"),
+        ("score", format!("{good}score: [psnr.lm4lw]\n"), "3:9", "psnr.lm4lv"),
+    ];
+    for (name, text, place, allowed) in cases {
+        std::fs::write(dir.join(name), text).unwrap();
+        let output = lm4lv(dir, &["run", name]);
+        let said = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{name}: {said}");
+        assert!(said.contains(place) && said.contains(allowed), "{name}: {place} and {allowed} should be in\n{said}");
+        assert!(!dir.join("out").exists(), "{name} wrote something");
+    }
+}
+
+/// A PNG of `width` × `height` that has a header and nothing else.
+fn png_header(width: u32, height: u32) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let mut encoder = png::Encoder::new(&mut bytes, width, height);
+    encoder.set_color(png::ColorType::Rgb);
+    drop(encoder.write_header().unwrap());
+    bytes
+}
+
+fn first_batch(dataset: &Path) -> arrow::array::RecordBatch {
+    let part = parts(dataset).into_iter().next().unwrap();
+    let file = std::fs::File::open(part).unwrap();
+    parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder::try_new(file)
+        .unwrap()
+        .build()
+        .unwrap()
+        .next()
+        .unwrap()
+        .unwrap()
+}
