@@ -22,7 +22,7 @@ Stop it whenever you like: SIGINT or SIGTERM finish what is in work (run.drain_s
 Examples:
   lm4lv run pipelines/quickstart.yaml
   lm4lv run job.yaml --set sink.dir=s3://bucket/out --set degrade.seed=7
-  lm4lv run job.yaml --limit 100 --set sink.dir=/tmp/try    look at the first hundred
+  lm4lv run job.yaml --limit 100 --set sink.dir=out/try     look at the first hundred
   lm4lv run job.yaml --shard 0/4                             one of four machines, with the same file on each
   lm4lv run job.yaml --log json --json > summary.json        for programs
 
