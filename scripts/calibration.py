@@ -34,6 +34,7 @@ def main():
     parser.add_argument("--variants", type=int, default=4, help="draws of each random preset")
     parser.add_argument("--keep", type=pathlib.Path, help="make the datasets here and keep them")
     args = parser.parse_args()
+    binary = pathlib.Path(args.binary).resolve()
     with tempfile.TemporaryDirectory() as temporary:
         folder = args.keep or pathlib.Path(temporary)
         folder.mkdir(parents=True, exist_ok=True)
@@ -46,7 +47,7 @@ def main():
                 variants=1 if turned else args.variants,
             )
             (folder / f"{task}.yaml").write_text(text)
-            subprocess.run([args.binary, "run", f"{task}.yaml"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
+            subprocess.run([binary, "run", f"{task}.yaml"], cwd=folder, check=True, stdout=subprocess.DEVNULL)
         reference = ROOT / "scripts" / "degradation_reference.py"
         return subprocess.run([sys.executable, reference, *(folder / task for task in TASKS)]).returncode
 

@@ -55,7 +55,7 @@ def rows(files):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=str(ROOT / "target" / "release" / "lm4lv"))
-    binary = parser.parse_args().binary
+    binary = pathlib.Path(parser.parse_args().binary).resolve()
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)

@@ -231,7 +231,7 @@ failure_codes! {
     BadReference = "bad_reference", Permanent;
     /// The message could not be read; its bytes are in `raw`.
     BadMessage = "bad_message", Permanent;
-    /// The path leaves the root (`..`, absolute, or through a symbolic link).
+    /// The path leaves `load.root` (`..`, an absolute path elsewhere, or a symbolic link): set `load.root` to the folder meant.
     ForbiddenPath = "forbidden_path", Permanent;
     /// The host is, resolves to, or redirects to an address that `load.allow` does not open.
     ForbiddenAddress = "forbidden_address", Permanent;

@@ -103,7 +103,7 @@ fn a_finished_run_says_so_and_writes_nothing() {
 fn sigterm_drains_and_the_next_run_goes_on() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    photographs(&dir.join("photos"), 300, 96);
+    photographs(&dir.join("photos"), 900, 96);
     for out in ["calm", "stopped"] {
         pipeline(
             dir,
@@ -129,13 +129,52 @@ fn sigterm_drains_and_the_next_run_goes_on() {
     assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
     let code = child.wait().unwrap().code();
     let published = rows(&dir.join("stopped"), VOLATILE).len();
-    assert_eq!((code, published < 600), (Some(143), true), "{published} rows when it stopped");
+    assert_eq!((code, published < 1800), (Some(143), true), "{published} rows when it stopped");
     expect(dir, &["verify", "stopped"], 0);
     expect(dir, &["verify", "stopped", "--complete"], 3);
 
     expect(dir, &["run", "stopped.yaml"], 0);
     expect(dir, &["verify", "stopped", "--complete"], 0);
     assert_eq!(rows(&dir.join("stopped"), VOLATILE), rows(&dir.join("calm"), VOLATILE));
+}
+
+#[test]
+fn killed_at_random_moments_every_row_is_there_once() {
+    let seed = std::env::var("LM4LV_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        u64::from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos())
+    });
+    println!("LM4LV_SEED={seed}");
+    let mut random = lm4lv::stream::Stream::new(seed, "kill", 0, "", "", 1);
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    photographs(&dir.join("photos"), 600, 96);
+    let source = "{ folder: { path: photos, rows_per_partition: 100 } }";
+    pipeline(dir, "calm.yaml", source, "calm", "run: { workers: 2 }");
+    pipeline(dir, "killed.yaml", source, "killed", "run: { workers: 1 }");
+    expect(dir, &["run", "calm.yaml"], 0);
+
+    let mut kills = 0;
+    loop {
+        let mut child = Command::new(env!("CARGO_BIN_EXE_lm4lv"))
+            .args(["run", "killed.yaml"])
+            .current_dir(dir)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(5 + random.below(60)));
+        if kills < 20 && child.try_wait().unwrap().is_none() {
+            child.kill().unwrap();
+            kills += 1;
+            child.wait().unwrap();
+            continue;
+        }
+        assert_eq!(child.wait().unwrap().code(), Some(0), "after {kills} kills, seed {seed}");
+        break;
+    }
+    assert!(kills > 0, "it was done before the first kill");
+    expect(dir, &["verify", "killed", "--complete"], 0);
+    assert_eq!(rows(&dir.join("killed"), VOLATILE), rows(&dir.join("calm"), VOLATILE), "{kills} kills, seed {seed}");
 }
 
 #[test]

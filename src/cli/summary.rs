@@ -30,6 +30,10 @@ fn document(summary: &Summary) -> serde_json::Value {
 fn text(summary: &Summary) -> String {
     let mut out = String::from("\n");
     let failed = summary.failed_rows();
+    if summary.had_nothing_to_do() {
+        out.push_str("nothing to do: the source has no rows for this run (an empty input, --shard or --limit)\n");
+        return out;
+    }
     if summary.was_done() {
         out.push_str(&format!(
             "all done already: {} rows are in {}; nothing was written\n",
@@ -57,6 +61,11 @@ fn text(summary: &Summary) -> String {
             rows.push(vec![code.as_str().to_owned(), thousands(*n), code.describe().to_owned()]);
         }
         out.push_str(&table(&rows, &[2]));
+    }
+    if !summary.failed_before.is_empty() {
+        let rows = summary.failed_before.iter().map(|(code, n)| vec![code.clone(), thousands(*n)]);
+        out.push_str("\nAmong them failed; read this dataset with `where: { status: [failed] }` to make those again\n");
+        out.push_str(&table(&rows.collect::<Vec<_>>(), &[]));
     }
     if summary.new_inputs > 0 {
         let files = counted(summary.new_inputs, "input file");

@@ -9,7 +9,7 @@ use lm4lv::sink::verify::{Report, verify};
 use lm4lv::{Error, Result};
 use serde::Serialize;
 
-use super::{dataset, print, print_json, thousands};
+use super::{counted, dataset, print, print_json, thousands};
 
 /// Exit code where something is wrong with the data.
 const FAULTY: u8 = 3;
@@ -72,10 +72,10 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
 fn text(dir: &str, findings: &Findings, faults: usize) -> String {
     let chains = &findings.chains;
     let mut text = format!(
-        "{dir}: {} rows in {} parts of {} partitions, {} failed\n",
-        thousands(chains.rows),
-        thousands(chains.parts),
-        thousands(chains.partitions),
+        "{dir}: {} in {} of {}, {} failed\n",
+        counted(chains.rows, "row"),
+        counted(chains.parts, "part"),
+        counted(chains.partitions, "partition"),
         thousands(chains.failed),
     );
     for (count, what) in [

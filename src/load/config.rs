@@ -277,7 +277,7 @@ pub enum Icc {
     /// Pixels stay as they are, the profile goes along into encoded images.
     #[default]
     Keep,
-    /// Pixels are converted to sRGB.
+    /// Pixels are converted to sRGB. The one setting whose pixels may differ by a level between kinds of CPU.
     Srgb,
     /// Pixels stay as they are, the profile is forgotten.
     Drop,

@@ -23,7 +23,7 @@ use crate::load::config::LoadConfig;
 use crate::load::file::LocalRoot;
 use crate::load::guard::{Guard, Lookup, SystemLookup};
 use crate::load::http::{Answer, Http, shown_url};
-use crate::load::reference::{Place, climbs, parse};
+use crate::load::reference::{Place, climbs, parse, shown};
 use crate::load::slots::{Clock, Slots};
 use crate::load::{inline, object};
 use crate::sample::{FailureCode, Listed, Record, Reference};
@@ -284,7 +284,7 @@ impl Loader {
             }
             Place::Path(path) => match &self.root {
                 Root::None => {
-                    let message = format!("{}: there is no root: set load.root", path.display());
+                    let message = format!("{}: there is no root: set load.root", shown(&path.to_string_lossy()));
                     Err(Stop::record(FailureCode::ForbiddenPath, message))
                 }
                 Root::Object(prefix) => {
@@ -363,7 +363,7 @@ fn at_hop(stop: Stop, hop: u32, url: &Url) -> Stop {
 /// The URI of a relative reference below a prefix in a store.
 fn below_prefix(prefix: &str, path: &Path) -> Result<String, Stop> {
     if climbs(path) || path.is_absolute() {
-        let message = format!("{}: leaves load.root = {prefix}", path.display());
+        let message = format!("{}: leaves load.root = {prefix}", shown(&path.to_string_lossy()));
         return Err(Stop::record(FailureCode::ForbiddenPath, message));
     }
     let mut uri = prefix.to_owned();

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use crate::error::{Error, Result};
 use crate::load::body::Stop;
 use crate::load::reference::climbs;
+use crate::load::reference::shown;
 use crate::sample::{FailureCode, Listed};
 use crate::stage::Fault;
 
@@ -49,7 +50,7 @@ impl LocalRoot {
     /// The path below the root, or a refusal.
     pub(crate) fn below(&self, path: &Path) -> Result<PathBuf, Stop> {
         let refuse = |why: &str| {
-            let message = format!("{}: {why} load.root = {}", path.display(), self.given.display());
+            let message = format!("{}: {why} load.root = {}", shown(&path.to_string_lossy()), self.given.display());
             Err(Stop::record(FailureCode::ForbiddenPath, message))
         };
         if climbs(path) {
@@ -109,23 +110,27 @@ impl LocalRoot {
                 } else {
                     "it was written to since it was listed".to_owned()
                 };
-                return Err(Stop::record(FailureCode::SourceChanged, format!("{}: {what}", path.display())));
+                return Err(Stop::record(
+                    FailureCode::SourceChanged,
+                    format!("{}: {what}", shown(&path.to_string_lossy())),
+                ));
             }
         }
         admit(size)?;
         let mut bytes = vec![0; size as usize];
         match file.read_exact(&mut bytes) {
             Ok(()) => Ok(bytes.into()),
-            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => {
-                Err(Stop::record(FailureCode::Io, format!("{}: became shorter while it was read", path.display())))
-            }
+            Err(e) if e.kind() == io::ErrorKind::UnexpectedEof => Err(Stop::record(
+                FailureCode::Io,
+                format!("{}: became shorter while it was read", shown(&path.to_string_lossy())),
+            )),
             Err(e) => Err(self.failed(path, e)),
         }
     }
 
     /// What an error means: most are the file's own fault; a system without file handles or mounts is not.
     fn failed(&self, path: &Path, error: io::Error) -> Stop {
-        let record = |code| Stop::record(code, format!("{}: {error}", path.display()));
+        let record = |code| Stop::record(code, format!("{}: {error}", shown(&path.to_string_lossy())));
         match Errno::from_io_error(&error) {
             Some(Errno::MFILE | Errno::NFILE | Errno::NOMEM | Errno::STALE | Errno::NOTCONN) => {
                 Stop::Final(Fault::Run(Error::disk(self.given.join(path), error)))
@@ -146,7 +151,10 @@ fn check_kind(is_file: bool, path: &Path) -> Result<(), Stop> {
     if is_file {
         return Ok(());
     }
-    Err(Stop::record(FailureCode::NotAFile, format!("{}: a folder, device, FIFO or socket", path.display())))
+    Err(Stop::record(
+        FailureCode::NotAFile,
+        format!("{}: a folder, device, FIFO or socket", shown(&path.to_string_lossy())),
+    ))
 }
 
 #[cfg(test)]

@@ -151,7 +151,7 @@ impl Guard {
         if self.networks.iter().any(|n| exactly(n, address) || exactly(n, plain)) {
             return true;
         }
-        if METADATA.contains(&plain) {
+        if METADATA.contains(&reached(address)) {
             return false;
         }
         public(plain) || self.networks.iter().any(|n| n.contains(&address) || n.contains(&plain))
@@ -169,9 +169,22 @@ impl Guard {
         let found = lookup.lookup(host.to_owned()).await.map_err(|e| none(e.to_string()))?;
         let first = *found.first().ok_or_else(|| none("the answer is empty".to_owned()))?;
         let named = self.names(host);
-        let open = |a: &IpAddr| self.open(*a) || (named && !METADATA.contains(&a.to_canonical()));
+        let open = |a: &IpAddr| self.open(*a) || (named && !METADATA.contains(&reached(*a)));
         let open: Vec<_> = found.into_iter().filter(open).collect();
         if open.is_empty() { Err(Refusal::Closed { host: host.to_owned(), address: first }) } else { Ok(open) }
+    }
+}
+
+fn embedded(high: u16, low: u16) -> IpAddr {
+    IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)))
+}
+
+/// The address that a packet for `address` comes to in the end: the IPv4 address inside a mapped, NAT64 or 6to4 one.
+fn reached(address: IpAddr) -> IpAddr {
+    let IpAddr::V6(v6) = address.to_canonical() else { return address.to_canonical() };
+    match v6.segments() {
+        [0x64, 0xff9b, 0, 0, 0, 0, high, low] | [0x2002, high, low, ..] => embedded(high, low),
+        _ => IpAddr::V6(v6),
     }
 }
 
@@ -184,8 +197,6 @@ fn public(address: IpAddr) -> bool {
         }),
         IpAddr::V6(v6) => {
             let s = v6.segments();
-            let embedded =
-                |high: u16, low: u16| IpAddr::V4(Ipv4Addr::from_bits(u32::from(high) << 16 | u32::from(low)));
             let open_inside = |inner: IpAddr| public(inner) && !METADATA.contains(&inner);
             match s {
                 [0, 0, 0, 0, 0, 0xffff, a, b] => open_inside(embedded(a, b)),

@@ -21,7 +21,8 @@ pub(crate) async fn get(
     allowance: &Allowance,
     max: u64,
 ) -> Result<Bytes, Stop> {
-    Stores::check_uri(uri).map_err(|e| Stop::record(FailureCode::BadReference, e.to_string()))?;
+    Stores::check_uri(uri)
+        .map_err(|e| Stop::record(FailureCode::BadReference, e.to_string().replace(uri, &shown(uri))))?;
     // A store that cannot be opened has no (complete) credentials or options: no fault of the record.
     let (store, path) = stores.open(uri).map_err(|e| Stop::record(FailureCode::Unauthorized, e.to_string()))?;
     let found = store.get_opts(&path, GetOptions::default()).await.map_err(|e| classify(uri, &e))?;

@@ -101,6 +101,9 @@ impl Prepare {
             let pixels = header.size.pixels() as u64;
             decoding = decoding.max(pixels * header.bytes_per_pixel) + if decoding > 0 { pixels * 3 } else { 0 };
             let resized = self.config.resize.as_ref().and_then(|r| r.target(header.size)).unwrap_or(header.size);
+            if self.bounds.check_made(resized).is_err() {
+                continue;
+            }
             let cropped = match &self.config.crop {
                 Crop::None => resized.pixels() as u64,
                 Crop::Centre(crop) => u64::from(crop.size.width) * u64::from(crop.size.height),
@@ -162,6 +165,7 @@ impl Prepare {
         if let Some(plan) = &self.config.resize
             && let Some(to) = plan.target(from)
         {
+            self.bounds.check_made(to)?;
             image.image = resize(&image.image, to, plan.filter);
             if let Some((target, _)) = &mut target {
                 target.image = resize(&target.image, to, plan.filter);

@@ -93,14 +93,16 @@ pub(crate) fn shown(reference: &str) -> String {
         return "data: URI".to_owned();
     }
     let mut cleaned = String::new();
-    if let Some((scheme, rest)) = text.split_once("://")
-        && is_scheme(scheme)
-        && scheme.to_ascii_lowercase().starts_with("http")
-    {
+    let web = |scheme: &str| !matches!(scheme.to_ascii_lowercase().as_str(), "s3" | "gs" | "az" | "file");
+    let split = text.split_once("//").filter(|(scheme, _)| {
+        let scheme = scheme.strip_suffix(':').unwrap_or(scheme);
+        scheme.is_empty() || is_scheme(scheme) && web(scheme)
+    });
+    if let Some((scheme, rest)) = split {
         let rest = rest.split(['?', '#']).next().unwrap_or_default();
         let (authority, path) = rest.find('/').map_or((rest, ""), |at| rest.split_at(at));
         let host = authority.rsplit('@').next().unwrap_or_default();
-        cleaned = format!("{scheme}://{host}{path}");
+        cleaned = format!("{scheme}//{host}{path}");
         text = &cleaned;
     }
     const LONGEST: usize = 200;

@@ -8,6 +8,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::time::{Duration, Instant};
 
+use crate::checkpoint::{Partition, Position};
 use crate::config::StormConfig;
 use crate::error::Error;
 use crate::sample::{FailureClass, FailureCode};
@@ -23,6 +24,8 @@ pub struct Outcome<'a> {
     pub host: Option<&'a str>,
     /// True if credentials were sent.
     pub credentials: bool,
+    /// Where its record stands.
+    pub position: &'a Position,
     /// The failure, if it failed.
     pub failure: Option<(FailureCode, &'a str)>,
 }
@@ -56,12 +59,29 @@ pub struct Storm {
     completed: u64,
     window: VecDeque<(String, bool)>,
     provisional: VecDeque<(Instant, u64)>,
+    /// The last storm, until rows behind the record that opened it are durable: a record that fails again and again among
+    /// others that work must not restart the clock each time.
+    last: Option<Last>,
+}
+
+#[derive(Debug, Clone)]
+struct Last {
+    since: Instant,
+    wait: Duration,
+    at: Position,
 }
 
 impl Storm {
     /// A closed breaker.
     pub fn new(config: StormConfig) -> Self {
-        Self { config, state: State::Closed, completed: 0, window: VecDeque::new(), provisional: VecDeque::new() }
+        Self {
+            config,
+            state: State::Closed,
+            completed: 0,
+            window: VecDeque::new(),
+            provisional: VecDeque::new(),
+            last: None,
+        }
     }
 
     /// Takes note of a completed fetch.
@@ -76,8 +96,11 @@ impl Storm {
             self.window.pop_front();
         }
         let Some((code, message)) = fault else {
-            if let State::Open { .. } = self.state {
+            if let State::Open { since, wait, .. } = self.state {
                 tracing::info!(host, "fetching works again");
+                if let Some(last) = &mut self.last {
+                    (last.since, last.wait) = (since, wait);
+                }
                 self.state = State::Closed;
                 self.window.clear();
             }
@@ -85,7 +108,7 @@ impl Storm {
         };
         let refused = matches!(code, FailureCode::Unauthorized | FailureCode::AccessDenied);
         if (outcome.credentials && refused) || matches!(self.state, State::Open { .. }) || self.hosts_fail() {
-            self.open(host, message, now);
+            self.open(outcome.position, host, message, now);
             return Verdict::Opened;
         }
         let ticket = self.completed + u64::from(self.config.of_last);
@@ -112,7 +135,8 @@ impl Storm {
     /// `give_up_s`.
     pub fn wait(&mut self, now: Instant) -> Result<Option<Duration>, Error> {
         let State::Open { since, wait, host, reason } = &mut self.state else { return Ok(None) };
-        if now.duration_since(*since) >= Duration::from_secs(self.config.give_up_s) {
+        let left = Duration::from_secs(self.config.give_up_s).saturating_sub(now.duration_since(*since));
+        if left.is_zero() {
             return Err(Error::Unavailable {
                 what: host.clone(),
                 reason: format!(
@@ -121,9 +145,22 @@ impl Storm {
                 ),
             });
         }
-        let this = *wait;
+        let this = (*wait).min(left);
         *wait = (*wait * 2).min(LONGEST_WAIT);
         Ok(Some(this))
+    }
+
+    /// `partition` is durable up to `end`: a storm that a record before it opened is over for good.
+    pub fn progressed(&mut self, partition: &Partition, end: u64) {
+        let behind = |last: &mut Last| last.at.partition == *partition && last.at.offset < end;
+        if !self.is_open() {
+            self.last.take_if(behind);
+        }
+    }
+
+    /// A ticket that no row has above it so far.
+    pub fn last_ticket(&self) -> u64 {
+        self.completed + u64::from(self.config.of_last)
     }
 
     /// While the breaker is open: whom it blames, and for what.
@@ -154,13 +191,14 @@ impl Storm {
         failing as f64 >= self.config.share * hosts.len() as f64
     }
 
-    fn open(&mut self, host: &str, message: &str, now: Instant) {
+    fn open(&mut self, at: &Position, host: &str, message: &str, now: Instant) {
         let (since, wait) = match &self.state {
             State::Open { since, wait, .. } => (*since, *wait),
-            State::Closed => (now, FIRST_WAIT),
+            State::Closed => self.last.as_ref().map_or((now, FIRST_WAIT), |last| (last.since, last.wait)),
         };
         tracing::warn!(host, reason = message, wait_s = wait.as_secs(), "fetching fails systematically, waiting");
         self.provisional.clear();
+        self.last = Some(Last { since, wait, at: at.clone() });
         self.state = State::Open { since, wait, host: host.to_owned(), reason: message.to_owned() };
     }
 }
@@ -170,7 +208,9 @@ mod tests {
     use super::*;
 
     fn fetch(storm: &mut Storm, host: &str, code: Option<FailureCode>, credentials: bool, now: Instant) -> Verdict {
-        storm.observe(&Outcome { host: Some(host), credentials, failure: code.map(|code| (code, "no")) }, now)
+        let position = Position { partition: Partition::new("p"), offset: 7 };
+        let failure = code.map(|code| (code, "no"));
+        storm.observe(&Outcome { host: Some(host), credentials, position: &position, failure }, now)
     }
 
     #[test]
@@ -228,6 +268,37 @@ mod tests {
                 if i % 2 == 0 { ("dead".into(), Some(FailureCode::Connect)) } else { (format!("h{i}"), None) };
             assert_ne!(fetch(&mut storm, &host, code, false, now), Verdict::Opened);
         }
+    }
+
+    #[test]
+    fn one_refusal_among_hosts_that_work_does_not_go_on_for_ever() {
+        let start = Instant::now();
+        let mut storm = Storm::new(StormConfig::default());
+        let mut now = start;
+        let gave_up = loop {
+            assert_eq!(fetch(&mut storm, "good", None, false, now), Verdict::Pass);
+            assert_eq!(fetch(&mut storm, "s3://theirs", Some(FailureCode::AccessDenied), true, now), Verdict::Opened);
+            match storm.wait(now) {
+                Ok(wait) => now += wait.unwrap(),
+                Err(error) => break error,
+            }
+        };
+        assert!(gave_up.to_string().contains("s3://theirs"), "{gave_up}");
+        assert!(now.duration_since(start) < Duration::from_secs(700));
+    }
+
+    #[test]
+    fn a_storm_that_passed_is_forgotten_once_its_record_is_durable() {
+        let now = Instant::now();
+        let late = now + Duration::from_secs(599);
+        let mut storm = Storm::new(StormConfig::default());
+        for end in [7, 8] {
+            fetch(&mut storm, "s3://ours", Some(FailureCode::AccessDenied), true, now);
+            fetch(&mut storm, "s3://ours", None, true, now);
+            storm.progressed(&Partition::new("p"), end);
+        }
+        fetch(&mut storm, "s3://ours", Some(FailureCode::AccessDenied), true, late);
+        assert_eq!(storm.wait(late + Duration::from_secs(2)).unwrap(), Some(FIRST_WAIT));
     }
 
     #[test]

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
@@ -21,10 +21,12 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::load::storm::{Outcome, Storm, Verdict};
 use crate::load::{Fetched, Loader};
+use crate::plan::Opened;
 use crate::sample::Record;
 use crate::sink::{Chain, Dataset, Notice};
 use crate::source::{Event, Source};
 use crate::stage::Fault;
+use crate::store::{Patience, patiently};
 
 /// `max_failed_share` is judged from this many rows on.
 const JUDGED_FROM_ROWS: u64 = 200;
@@ -48,6 +50,16 @@ struct Lane {
     seq: u64,
     /// The sink has it too.
     begun: bool,
+    /// Where its chain ends, as far as is known.
+    durable: u64,
+    /// Where it ends in this run, once the source has said so.
+    end: Option<u64>,
+}
+
+impl Lane {
+    fn is_finished(&self) -> bool {
+        self.end.is_some_and(|end| self.durable >= end)
+    }
 }
 
 struct Admitted {
@@ -60,6 +72,7 @@ pub(crate) struct Intake<S> {
     pub(crate) source: S,
     pub(crate) loader: Option<Arc<Loader>>,
     pub(crate) dataset: Arc<Dataset>,
+    pub(crate) opened: Arc<Opened>,
     pub(crate) storm: Storm,
     pub(crate) config: RunConfig,
     pub(crate) concurrency: usize,
@@ -85,6 +98,11 @@ pub(crate) struct State {
     recoveries: FuturesUnordered<BoxFuture<'static, (u64, Result<Chain>)>>,
     exhausted: bool,
     settled: u64,
+    /// The source has ended and the sink was told that what failed is final.
+    told_final: bool,
+    /// Backing off from a source that does not answer.
+    source_patience: Option<Patience>,
+    source_waits: FuturesUnordered<BoxFuture<'static, (Patience, Result<()>)>>,
     retry_at: Option<Instant>,
     /// Where to go on once the breaker lets us.
     waiting: Vec<Chain>,
@@ -101,6 +119,7 @@ impl<S: Source> Intake<S> {
     /// Runs to the end, or until `stop` resolves and what is in flight has been published.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Ended> {
         let mut stop = std::pin::pin!(stop);
+        let mut stopped = false;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -111,11 +130,15 @@ impl<S: Source> Intake<S> {
             }
             let stopping = self.state.drain.is_some();
             let hungry = self.state.pending.len() < self.concurrency;
-            let ask = !stopping && !self.state.exhausted && self.state.retry_at.is_none() && hungry;
+            let waiting = self.state.retry_at.is_some() || !self.state.source_waits.is_empty();
+            let ask = !stopping && !self.state.exhausted && !waiting && hungry;
             let state = &mut self.state;
             tokio::select! {
                 biased;
-                () = &mut stop, if !stopping => self.begin_drain(None),
+                () = &mut stop, if !stopped => {
+                    stopped = true;
+                    self.begin_drain(None);
+                }
                 report = self.reports.recv() => match report {
                     Some(report) => self.on_report(report).await?,
                     None => return Err(Error::Bug("the sink ended before the intake".into())),
@@ -127,9 +150,26 @@ impl<S: Source> Intake<S> {
                     self.on_fetched(admitted, fetched).await?;
                 }
                 Some(()) = state.handing.next(), if !state.handing.is_empty() => {}
-                event = self.source.next(), if ask => match event? {
-                    Some(event) => self.on_event(event).await?,
-                    None => state.exhausted = true,
+                Some((patience, waited)) = state.source_waits.next(), if !state.source_waits.is_empty() => {
+                    state.source_patience = Some(patience);
+                    waited?;
+                }
+                event = self.source.next(), if ask => match event {
+                    Ok(event) => {
+                        state.source_patience = None;
+                        match event {
+                            Some(event) => self.on_event(event).await?,
+                            None => state.exhausted = true,
+                        }
+                    }
+                    Err(error) => {
+                        let give_up = Duration::from_secs(self.config.storm.give_up_s);
+                        let mut patience = state.source_patience.take().unwrap_or_else(|| Patience::new(give_up));
+                        state.source_waits.push(Box::pin(async move {
+                            let waited = patience.after(error).await;
+                            (patience, waited)
+                        }));
+                    }
                 },
                 changed = self.sink_state.changed() => {
                     if changed.is_err() {
@@ -177,11 +217,13 @@ impl<S: Source> Intake<S> {
     }
 
     fn in_flight(&self) -> u64 {
-        (self.state.fetches.len() + self.state.handing.len()) as u64 + self.flow.working.load(Relaxed)
+        (self.state.fetches.len() + self.state.handing.len()) as u64 + self.flow.working.load(Acquire)
     }
 
     /// Whether the run is over, and the last steps before it is.
     async fn over(&mut self) -> Result<Option<Ended>> {
+        // In this order: an item is counted as sent before it stops being counted as in work.
+        let in_flight = self.in_flight();
         let sink = *self.sink_state.borrow();
         let flushed = sink.idle && sink.handled == self.flow.sent.load(Relaxed) && self.reports.is_empty();
         if let Some(drain) = &mut self.state.drain {
@@ -210,16 +252,22 @@ impl<S: Source> Intake<S> {
             return Ok(None);
         }
         let read = self.state.exhausted && self.state.pending.is_empty() && self.state.recoveries.is_empty();
-        if !read || !self.state.fetches.is_empty() || self.storm.is_open() {
+        let waiting = self.state.retry_at.is_some() || !self.state.waiting.is_empty();
+        if !read || waiting || !self.state.fetches.is_empty() {
             return Ok(None);
         }
-        if self.state.settled != u64::MAX {
+        // An open breaker has had every provisional row dropped.
+        if !self.state.told_final && !self.storm.is_open() {
             // The source has ended with the breaker closed: what failed is the records' own fault.
-            self.state.settled = u64::MAX;
-            self.tell(Delivery::Settle(u64::MAX)).await?;
+            self.state.told_final = true;
+            let ticket = self.storm.last_ticket();
+            self.tell(Delivery::Settle(ticket)).await?;
             return Ok(None);
         }
-        Ok((self.in_flight() == 0 && flushed).then_some(Ended::Done))
+        if in_flight > 0 || !flushed {
+            return Ok(None);
+        }
+        self.too_many_failed().map_or(Ok(Some(Ended::Done)), Err)
     }
 
     fn begin_drain(&mut self, because: Option<Error>) {
@@ -251,7 +299,11 @@ impl<S: Source> Intake<S> {
                     let waiting =
                         |(of, record): &&(u64, Record)| *of == epoch && record.position.partition == partition;
                     let items = lane.seq + self.state.pending.iter().filter(waiting).count() as u64;
-                    self.tell(Delivery::End { partition, epoch, items, next }).await?;
+                    self.tell(Delivery::End { partition: partition.clone(), epoch, items, next }).await?;
+                    if let Some(lane) = self.state.lanes.get_mut(&partition) {
+                        lane.end = Some(next);
+                    }
+                    self.drop_finished(&partition);
                 }
             }
             Event::Revoked { partition, lost } => {
@@ -266,13 +318,20 @@ impl<S: Source> Intake<S> {
     fn new_epoch(&mut self, partition: &Partition) -> u64 {
         self.state.last_epoch += 1;
         let epoch = self.state.last_epoch;
-        self.state.lanes.insert(partition.clone(), Lane { epoch, seq: 0, begun: false });
+        self.state.lanes.insert(partition.clone(), Lane { epoch, seq: 0, begun: false, durable: 0, end: None });
         epoch
     }
 
     fn recover(&mut self, partition: Partition, epoch: u64) {
-        let dataset = Arc::clone(&self.dataset);
-        self.state.recoveries.push(Box::pin(async move { (epoch, Chain::recover(&dataset, &partition, 0).await) }));
+        let (dataset, opened) = (Arc::clone(&self.dataset), Arc::clone(&self.opened));
+        self.state.recoveries.push(Box::pin(async move {
+            let current = patiently(dataset.give_up, || opened.check_current(&dataset.folder)).await;
+            let chain = match current {
+                Ok(()) => Chain::recover(&dataset, &partition, 0).await,
+                Err(error) => Err(error),
+            };
+            (epoch, chain)
+        }));
     }
 
     async fn on_recovered(&mut self, chain: Chain, epoch: u64) -> Result<()> {
@@ -291,7 +350,9 @@ impl<S: Source> Intake<S> {
         let (partition, at) = (chain.partition().clone(), chain.end());
         if let Some(lane) = self.state.lanes.get_mut(&partition) {
             lane.begun = true;
+            lane.durable = at;
         }
+        self.state.told_final = false;
         self.tell(Delivery::Start { chain, epoch }).await?;
         self.state.exhausted = false;
         self.source.start(partition, epoch, at)
@@ -308,7 +369,8 @@ impl<S: Source> Intake<S> {
             Some(Fault::Record(code, message)) => Some((*code, message.as_str())),
             _ => None,
         };
-        let outcome = Outcome { host: fetched.host.as_deref(), credentials: fetched.credentials, failure };
+        let position = &admitted.record.position;
+        let outcome = Outcome { host: fetched.host.as_deref(), credentials: fetched.credentials, position, failure };
         let provisional = match self.storm.observe(&outcome, Instant::now()) {
             Verdict::Pass => None,
             Verdict::Provisional(ticket) => Some(ticket),
@@ -327,8 +389,20 @@ impl<S: Source> Intake<S> {
         Ok(())
     }
 
-    /// The breaker opened: nothing in flight may be written; every partition starts anew after a wait.
+    /// Forgets a partition that needs nothing any more.
+    fn drop_finished(&mut self, partition: &Partition) {
+        if self.state.lanes.get(partition).is_some_and(Lane::is_finished) {
+            self.state.lanes.remove(partition);
+        }
+    }
+
+    /// The breaker opened: nothing in flight may be written; every partition starts anew after a wait. (A run that is stopping
+    /// only takes no more: what stands before the record that opened it is still published.)
     async fn weather_storm(&mut self) -> Result<()> {
+        if self.state.drain.is_some() {
+            self.state.fetches.clear();
+            return Ok(());
+        }
         let wait = self.storm.wait(Instant::now())?.unwrap_or_default();
         self.state.retry_at = Some(Instant::now() + wait);
         self.state.pending.clear();
@@ -348,10 +422,17 @@ impl<S: Source> Intake<S> {
             Report::Stopped(error) => Err(error),
             Report::Sink(Notice::Published(part)) => {
                 self.meter.published(&part);
+                self.storm.progressed(&part.partition, part.end);
+                if let Some(lane) = self.state.lanes.get_mut(&part.partition) {
+                    lane.durable = lane.durable.max(part.end);
+                }
+                self.drop_finished(&part.partition);
                 self.source.commit(&Checkpoint::from([(part.partition, part.end)]));
                 Ok(())
             }
             Report::Sink(Notice::Restart { chain, foreign }) => {
+                self.meter.found(chain.partition(), chain.end());
+                self.storm.progressed(chain.partition(), chain.end());
                 if foreign {
                     let (partition, end) = (chain.partition(), chain.end());
                     tracing::warn!(%partition, end, "another writer continued this partition, going on behind it");
@@ -393,10 +474,15 @@ impl<S: Source> Intake<S> {
             self.state.settled = settled;
             self.tell(Delivery::Settle(settled)).await?;
         }
-        let (rows, failed) = (self.meter.rows.load(Relaxed), self.meter.failed.load(Relaxed));
-        if rows >= JUDGED_FROM_ROWS && failed as f64 > self.config.max_failed_share * rows as f64 {
-            self.begin_drain(Some(Error::TooManyFailed { failed, rows }));
+        if let Some(error) = self.too_many_failed() {
+            self.begin_drain(Some(error));
         }
         Ok(())
+    }
+
+    fn too_many_failed(&self) -> Option<Error> {
+        let (rows, failed) = (self.meter.judged.load(Relaxed), self.meter.judged_failed.load(Relaxed));
+        let many = rows >= JUDGED_FROM_ROWS && failed as f64 > self.config.max_failed_share * rows as f64;
+        many.then_some(Error::TooManyFailed { failed, rows })
     }
 }

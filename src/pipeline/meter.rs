@@ -24,6 +24,10 @@ pub struct Meter {
     workers: usize,
     pub(super) rows: AtomicU64,
     pub(super) failed: AtomicU64,
+    /// Rows that `max_failed_share` is judged by: not those that a storm may still take back.
+    pub(super) judged: AtomicU64,
+    /// Failed rows among them.
+    pub(super) judged_failed: AtomicU64,
     pub(super) fetching: AtomicU64,
     busy: [AtomicU64; STAGES.len()],
     slow: Mutex<Slow>,
@@ -36,13 +40,29 @@ struct Slow {
     positions: BTreeMap<Partition, u64>,
     rows_total: u64,
     rows_before: u64,
+    rows_done: u64,
     published: u64,
-    covered: u64,
+    /// Where each chain is known to end.
+    ends: BTreeMap<Partition, u64>,
     outcomes: Outcomes,
     parts: u64,
     bytes: u64,
     paused: Option<String>,
     history: VecDeque<(Instant, Totals)>,
+}
+
+impl Slow {
+    /// A chain has come to `end`, by our doing or another's.
+    fn reach(&mut self, partition: &Partition, end: u64, ours: bool) {
+        let here = self.positions.get(partition).copied().unwrap_or(0);
+        let known = self.ends.entry(partition.clone()).or_default();
+        let more = end.min(here).saturating_sub(*known);
+        *known += more;
+        self.rows_done += self.variants * more;
+        if !ours {
+            self.rows_before += self.variants * more;
+        }
+    }
 }
 
 #[derive(Debug, Clone, Copy, Default)]
@@ -59,6 +79,8 @@ impl Meter {
             workers,
             rows: AtomicU64::new(0),
             failed: AtomicU64::new(0),
+            judged: AtomicU64::new(0),
+            judged_failed: AtomicU64::new(0),
             fetching: AtomicU64::new(0),
             busy: Default::default(),
             slow: Mutex::default(),
@@ -84,11 +106,9 @@ impl Meter {
         slow.positions = partitions.iter().map(|partition| (partition.partition.clone(), partition.rows)).collect();
     }
 
-    /// A chain was found to have come to `end` before this run.
+    /// A chain was found to have come to `end`, by an earlier run or another writer.
     pub(super) fn found(&self, partition: &Partition, end: u64) {
-        let mut slow = self.slow();
-        let here = slow.positions.get(partition).copied().unwrap_or(0);
-        slow.rows_before += slow.variants * end.min(here);
+        self.slow().reach(partition, end, false);
     }
 
     /// Says why nothing is read, or that it is read again.
@@ -102,7 +122,7 @@ impl Meter {
         slow.parts += 1;
         slow.bytes += part.bytes;
         slow.published += part.rows;
-        slow.covered += slow.variants * (part.end - part.from);
+        slow.reach(&part.partition, part.end, true);
         slow.outcomes.merge(&part.outcomes);
     }
 
@@ -162,7 +182,7 @@ impl Meter {
         Summary {
             rows: slow.published,
             rows_before: slow.rows_before,
-            rows_left: Some(slow.rows_total.saturating_sub(slow.rows_before + slow.covered)),
+            rows_left: Some(slow.rows_total.saturating_sub(slow.rows_done)),
             failed: slow.outcomes.failures.clone(),
             parts: slow.parts,
             bytes: slow.bytes,

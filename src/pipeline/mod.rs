@@ -20,7 +20,7 @@ mod workers;
 use std::future::Future;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
@@ -29,6 +29,7 @@ use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::load::storm::Storm;
 use crate::load::{Loader, Prepare};
+use crate::plan::Opened;
 use crate::sample::Item;
 use crate::sink::{Chain, Notice, Sink};
 use crate::source::Source;
@@ -40,6 +41,9 @@ use workers::{Crew, Pixels};
 pub use intake::Ended;
 pub use meter::Meter;
 pub use run::{Options, run};
+
+/// How long threads have to end once the run is over.
+const AFTERWARDS: Duration = Duration::from_secs(1);
 
 /// What the intake and the workers tell the sink.
 #[derive(Debug)]
@@ -124,6 +128,7 @@ pub(crate) struct Parts<S> {
     pub(crate) prepare: Option<Prepare>,
     pub(crate) stages: Vec<Box<dyn Stage>>,
     pub(crate) sink: Sink,
+    pub(crate) opened: Arc<Opened>,
     pub(crate) concurrency: usize,
     /// Bytes of closed parts that may wait for a slow store.
     pub(crate) max_queued: u64,
@@ -172,6 +177,7 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
         source: parts.source,
         loader: parts.loader,
         dataset,
+        opened: parts.opened,
         storm: Storm::new(parts.run.storm.clone()),
         config: parts.run,
         concurrency: parts.concurrency,
@@ -185,16 +191,19 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
         state: intake::State::default(),
     };
     let ended = intake.run(stop).await;
-    // The intake's channels are gone: the workers end, then the sink.
+    // The intake's channels are gone: the workers end, then the sink. Whoever is still busy then works for nothing, and is not
+    // waited for: a worker holds pixels only, the sink's scratch is swept by the next run.
     if ended.is_err() {
         sink.abort();
     }
-    // A worker busy with its last item is waited for: it holds pixels, never a lock.
-    let joined = tokio::task::spawn_blocking(move || threads.into_iter().all(|thread| thread.join().is_ok())).await;
-    if ended.is_ok() && !joined.unwrap_or(false) {
-        return Err(Error::Bug("a worker thread panicked".into()));
+    let limit = tokio::time::Instant::now() + AFTERWARDS;
+    while threads.iter().any(|thread| !thread.is_finished()) && tokio::time::Instant::now() < limit {
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    ended
+    match tokio::time::timeout_at(limit, sink).await {
+        Ok(Err(gone)) if gone.is_panic() && ended.is_ok() => Err(Error::Bug(format!("the sink: {gone}"))),
+        _ => ended,
+    }
 }
 
 /// The sink task: orders, builds and publishes until every sender is gone.

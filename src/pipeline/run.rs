@@ -101,6 +101,7 @@ pub async fn run(
     for note in discovery.notes() {
         tracing::info!("{note}");
     }
+    let opened = Arc::new(opened);
     let partitions = opened.partitions(options.shard, options.limit);
     meter.plan_for(&partitions, pipeline.variants());
 
@@ -118,6 +119,7 @@ pub async fn run(
         loader: loader.map(Arc::new),
         prepare: load.map(|load| Prepare::new(load, seed, pipeline.variants())),
         stages: pipeline.stages()?,
+        opened: Arc::clone(&opened),
         sink: Sink::new(dataset, columns, &pipeline.sink, &run, &writer)?,
         concurrency: load.map_or(1, |load| load.concurrency as usize),
         max_queued: QUEUED_PARTS * (pipeline.sink.max_part_mib << 20),
@@ -125,12 +127,22 @@ pub async fn run(
         meter: Arc::clone(&meter),
     };
     let dataset = parts.sink.dataset();
-    let ended = drive(parts, stop).await?;
+    let mut stop = std::pin::pin!(stop);
+    let mut ended = drive(parts, stop.as_mut()).await?;
 
     let mut summary =
         Summary { dir: pipeline.sink.dir.clone(), new_inputs: opened.new.len() as u64, ..meter.summary() };
+    if summary.was_done() && matches!(dataset.folder, Folder::Local(_)) {
+        let rows = report::rows::Dataset::open(dataset.folder.clone(), &pipeline.sink.dir).await?;
+        summary.failed_before = report::failures::failures(&rows, 0).await?.by_code;
+    }
     if ended == Ended::Done {
-        summary.sheet = report(pipeline, &dataset, &opened, summary.rows > 0).await?;
+        tokio::select! {
+            biased;
+            sheet = report(pipeline, &dataset, &opened, summary.rows > 0) => summary.sheet = sheet?,
+            // Drawing can wait for a store; the rows are all there.
+            () = &mut stop => ended = Ended::Drained,
+        }
     }
     Ok((summary, ended))
 }

@@ -1,7 +1,7 @@
 //! The CPU threads: bytes in, encoded rows out, one record at a time through every stage while it is in the cache.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering::Relaxed;
+use std::sync::atomic::Ordering::{Relaxed, Release};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Instant;
 
@@ -93,7 +93,7 @@ impl Crew {
                     self.flow.held.add(item.encoded_bytes());
                     self.flow.sent.fetch_add(1, Relaxed);
                     let taken = deliveries.blocking_send(Delivery::Item(item)).is_ok();
-                    self.flow.working.fetch_sub(1, Relaxed);
+                    self.flow.working.fetch_sub(1, Release);
                     if !taken {
                         return;
                     }
@@ -140,6 +140,10 @@ impl Crew {
         self.meter.rows.fetch_add(samples.len() as u64, Relaxed);
         let failed = samples.iter().filter(|sample| sample.failure.is_some()).count();
         self.meter.failed.fetch_add(failed as u64, Relaxed);
+        if provisional.is_none() {
+            self.meter.judged.fetch_add(samples.len() as u64, Relaxed);
+            self.meter.judged_failed.fetch_add(failed as u64, Relaxed);
+        }
         Ok(Item { record, epoch, seq, samples, attempts, provisional })
     }
 }

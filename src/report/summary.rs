@@ -50,6 +50,8 @@ pub struct Summary {
     pub rows_left: Option<u64>,
     /// Failed rows among `rows`, by code.
     pub failed: BTreeMap<FailureCode, u64>,
+    /// Failed rows of the whole dataset, by code; only looked up where this run found everything done in a local folder.
+    pub failed_before: Vec<(String, u64)>,
     /// Files found under the source that the plan does not hold: `--extend` would add them.
     pub new_inputs: u64,
     /// Parts published by this run.
@@ -73,7 +75,12 @@ pub struct Summary {
 impl Summary {
     /// True if this run found everything done.
     pub fn was_done(&self) -> bool {
-        self.rows == 0 && self.rows_left == Some(0)
+        self.rows == 0 && self.rows_left == Some(0) && !self.had_nothing_to_do()
+    }
+
+    /// True if there was no position for this run: an empty input, shard or limit.
+    pub fn had_nothing_to_do(&self) -> bool {
+        self.rows == 0 && self.rows_before == 0 && self.rows_left == Some(0)
     }
 
     /// Failed rows of this run.

@@ -221,7 +221,8 @@ impl Lane {
             return Next::Wait;
         }
         if self.closed.is_empty() && self.then == Then::Nothing {
-            return Next::Wait;
+            let finished = !self.taking && self.ending.is_some() && self.open.is_none() && self.flight.is_none();
+            return if finished { Next::Stop } else { Next::Wait };
         }
         let Some(chain) = self.chain.take() else { return Next::Wait };
         match (self.closed.pop_front(), self.then) {
@@ -264,10 +265,10 @@ impl Lane {
         self.open.as_ref().map_or(0, OpenPart::held)
     }
 
-    /// Bytes of closed parts, the one in flight included.
-    pub(super) fn queued(&self) -> u64 {
+    /// Bytes of closed parts that the store could take, the one in flight included.
+    pub(super) fn queued(&self, settled: Option<u64>) -> u64 {
         let flying = self.flight.as_ref().and_then(|flight| flight.part).unwrap_or(0);
-        flying + self.closed.iter().map(|part| part.bytes).sum::<u64>()
+        flying + self.closed.iter().take_while(|part| part.ticket() <= settled).map(|part| part.bytes).sum::<u64>()
     }
 
     /// When the open part is to be closed for its age.

@@ -218,10 +218,11 @@ impl Sink {
         self.lanes.values().map(Lane::held).sum()
     }
 
-    /// Bytes of closed parts on scratch that are not published yet. An intake that pauses while this is above a few
-    /// `max_part_mib` keeps a slow store from filling the disk.
+    /// Bytes of closed parts on scratch that wait for the store. An intake that pauses while this is above a few `max_part_mib`
+    /// keeps a slow store from filling the disk. Parts that wait for rows to be settled do not count: only more intake
+    /// settles them.
     pub fn queued_bytes(&self) -> u64 {
-        self.lanes.values().map(Lane::queued).sum()
+        self.lanes.values().map(|lane| lane.queued(self.settled)).sum()
     }
 
     /// Writes the largest open row group to the disk before its time; false if there is none. What then still is held waits

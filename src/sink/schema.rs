@@ -378,7 +378,17 @@ pub fn results_schema() -> Value {
         columns.push(entry(&own(image.name(), Kind::Image, null_when, image.describe())));
     }
     columns.extend(MIDDLE.iter().map(entry));
-    let score = |name, unit, what| entry(&own(name, Kind::Float64, "failed", what).in_unit(unit));
+    let score = |name, unit, what| {
+        entry(
+            &own(
+                name,
+                Kind::Float64,
+                "failed, or too small an image for the score, or input and target differ in size",
+                what,
+            )
+            .in_unit(unit),
+        )
+    };
     columns.push(score("input_psnr_<profile>", "dB", "PSNR of input against target, 8-bit pixels before encoding"));
     columns.push(score("input_ssim_<profile>", "1", "SSIM of input against target, 8-bit pixels before encoding"));
     columns.push(json!({

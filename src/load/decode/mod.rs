@@ -19,6 +19,8 @@
 //!
 //! The decoders are memory-safe Rust, but parsers of hostile input have panicked before. So the whole runs inside
 //! `catch_unwind` as a last line: a panic becomes a row `corrupt`, not the end of a run of a million files.
+//!
+//! (long because what is shared by all formats stands here: caps, sniffing, headers, the last line)
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
@@ -38,6 +40,9 @@ mod png;
 mod segments;
 mod tiff;
 mod webp;
+
+/// The longest side that JPEG can say; nothing larger is made.
+const MAX_SIDE: u32 = 65_535;
 
 /// Profiles above this are not kept: the largest in use (press profiles) have 3 MiB.
 const MAX_ICC: usize = 8 << 20;
@@ -180,6 +185,19 @@ impl Bounds {
     /// Bounds that everything keeps.
     pub(crate) fn none() -> Self {
         Self { max_pixels: f64::INFINITY, max_aspect: f64::INFINITY }
+    }
+
+    /// Refuses a size that a resize would make: more pixels than allowed for what is read, or longer than formats can say.
+    pub(crate) fn check_made(&self, size: Size) -> Result<(), Failure> {
+        let pixels = f64::from(size.width) * f64::from(size.height);
+        if pixels > self.max_pixels || size.width.max(size.height) > MAX_SIDE {
+            let (w, h, most) = (size.width, size.height, self.max_pixels / 1e6);
+            let message = format!(
+                "load.resize would make it {w} × {h} pixels: load.max_mpx is {most}, a side at most {MAX_SIDE}"
+            );
+            return Err(failure(FailureCode::TooManyPixels, message));
+        }
+        Ok(())
     }
 
     /// Refuses sizes that are too large, too long, or nothing.

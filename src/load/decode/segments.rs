@@ -229,6 +229,9 @@ pub(super) fn scan_header(body: &[u8], frame: &Frame, missing: &mut [[u8; 64]]) 
     Ok(renamed)
 }
 
+/// Scans of a progressive file; encoders write about ten.
+const MAX_PROGRESSIVE_SCANS: usize = 100;
+
 /// Walks the file.
 pub(super) fn gather(bytes: &[u8]) -> Result<(Parts<'_>, Frame), Failure> {
     let mut parts = Parts::default();
@@ -251,6 +254,11 @@ pub(super) fn gather(bytes: &[u8]) -> Result<(Parts<'_>, Frame), Failure> {
             }
             SOS => {
                 let frame = parts.frame.as_ref().ok_or_else(|| corrupt("image data before the frame header"))?;
+                // Each scan costs a pass over its planes: repeated ones would buy weeks of work with a small file.
+                let most = if frame.progressive { MAX_PROGRESSIVE_SCANS } else { frame.components.len() };
+                if parts.scans.len() >= most {
+                    return Err(corrupt("more scans than its components can have"));
+                }
                 let header = scan_header(segment.body, frame, &mut parts.missing)?;
                 parts.scans.push(Scan { tables: parts.tables.len(), header, data: walker.scan()? });
                 // What follows a complete sequential image (thumbnails, gain maps, a second scan) is not looked at, but

@@ -145,7 +145,13 @@ fn chunks<'a>(decoder: &mut Reader<'_>, bytes: &'a [u8]) -> Result<Vec<&'a [u8]>
         bytes.get(at..at.checked_add(length)?)
     };
     let chunks: Option<Vec<_>> = offsets.iter().zip(&counts).map(chunk).collect();
-    chunks.ok_or_else(|| corrupt("truncated: the file ends inside its pixels"))
+    let chunks = chunks.ok_or_else(|| corrupt("truncated: the file ends inside its pixels"))?;
+    // A strip used twice would let a small file cost strips times bytes.
+    let total = chunks.iter().fold(0, |total: usize, chunk| total.saturating_add(chunk.len()));
+    if total > bytes.len() {
+        return Err(corrupt("its strips overlap"));
+    }
+    Ok(chunks)
 }
 
 /// Fails if a later page is cut off. What is in those pages does not matter here.
