@@ -22,6 +22,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 use lm4lv::config::Pipeline;
+pub(crate) use lm4lv::report::sheet::{counted, thousands};
 use lm4lv::{Error, Result};
 
 const EXAMPLES: &str = "\
@@ -111,24 +112,6 @@ pub(crate) fn print(text: &str) -> Result<()> {
 pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(value).map_err(|e| Error::Bug(format!("cannot write JSON: {e}")))?;
     print(&(text + "\n"))
-}
-
-/// `12345678` as `12,345,678`.
-pub(crate) fn thousands(n: u64) -> String {
-    let digits = n.to_string();
-    let mut out = String::new();
-    for (index, digit) in digits.chars().enumerate() {
-        if index > 0 && (digits.len() - index).is_multiple_of(3) {
-            out.push(',');
-        }
-        out.push(digit);
-    }
-    out
-}
-
-/// A number of things: `1 part`, `2,000 parts`.
-pub(crate) fn counted(n: u64, thing: &str) -> String {
-    format!("{} {thing}{}", thousands(n), if n == 1 { "" } else { "s" })
 }
 
 /// Bytes in the unit that suits them, such as `1.5 MiB`.

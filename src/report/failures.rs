@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::canvas::{Canvas, Fonts, GREY, INK, PAPER, RED, SUBTITLE, Style, TITLE, Weight, png};
 use super::rows::{Columns, Dataset};
-use super::sheet::{plural, thousands};
+use super::sheet::{counted, thousands};
 use crate::error::Result;
 use crate::image::Size;
 
@@ -66,8 +66,8 @@ impl Failures {
     /// `3 of 25 rows failed`.
     pub fn headline(&self) -> String {
         match self.failed {
-            0 => format!("none of {} failed", plural(self.rows, "row")),
-            failed => format!("{} of {} failed", thousands(failed), plural(self.rows, "row")),
+            0 => format!("none of {} failed", counted(self.rows, "row")),
+            failed => format!("{} of {} failed", thousands(failed), counted(self.rows, "row")),
         }
     }
 

@@ -199,7 +199,7 @@ fn score(metric: &str, value: f64) -> String {
 
 /// The line under the title.
 fn headline(picked: &Picked, order: &Order) -> String {
-    let mut parts = vec![plural(picked.rows, "row")];
+    let mut parts = vec![counted(picked.rows, "row")];
     if picked.failed > 0 {
         parts.push(format!("{} failed", thousands(picked.failed)));
     }
@@ -213,7 +213,7 @@ fn headline(picked: &Picked, order: &Order) -> String {
     }
     let shown = picked.groups.len() as u64;
     if shown < picked.group_count {
-        parts.push(format!("{} of {} shown", thousands(shown), plural(picked.group_count, "record")));
+        parts.push(format!("{} of {} shown", thousands(shown), counted(picked.group_count, "record")));
     }
     match order {
         Order::Spread => {}
@@ -223,12 +223,13 @@ fn headline(picked: &Picked, order: &Order) -> String {
     parts.join(" · ")
 }
 
-pub(crate) fn plural(count: u64, noun: &str) -> String {
+/// A number of things: `1 part`, `2,000 parts`.
+pub fn counted(count: u64, noun: &str) -> String {
     format!("{} {noun}{}", thousands(count), if count == 1 { "" } else { "s" })
 }
 
 /// `1234567` as `1,234,567`.
-pub(crate) fn thousands(count: u64) -> String {
+pub fn thousands(count: u64) -> String {
     let digits = count.to_string();
     let mut text = String::new();
     for (i, digit) in digits.chars().enumerate() {
