@@ -171,7 +171,8 @@ class Ssim:
         s *= ms
         d *= md
         s /= d
-        return sum(cv2.mean(s[5:-5, 5:-5])[:3]) / 3
+        channels = 1 if a.ndim == 2 else 3
+        return sum(cv2.mean(s[5:-5, 5:-5])[:channels]) / channels
 
 
 def textbook_ssim(a, b):
