@@ -6,8 +6,8 @@
 
 `benches/kernels.rs` times lm4lv (built here by cargo unless `--bench` names the executable); OpenCV, albumentations, imagecorruptions,
 Pillow and scikit-image are timed in this process. All on one thread, from 8-bit pixels to new 8-bit pixels, 512x512 RGB.
-For each operation lm4lv and then every peer is timed, again and again; of each repetition the median (or with `--statistic fastest`
-the fastest sample, which a busy machine disturbs less), of the repetitions the median.
+For each operation lm4lv and then every peer is timed, again and again; of each repetition the median, and of
+the repetitions the median; or with `--statistic fastest`, on a busy machine, the fastest call of all.
 
 A peer stands beside an operation only if it does the same: same kernel, same law of the noise, same filter. Tolerated are other
 rounding between steps, cubic a = -0.75 for -0.5 and Lanczos of 8 taps for 6 when OpenCV enlarges or turns, libjpeg's and libwebp's
@@ -445,9 +445,10 @@ def operations():
 UNITS = {"ns": 1e-6, "µs": 1e-3, "ms": 1.0, "s": 1e3}
 
 
-def time_ours(bench, group, name, seconds, statistic):
+def time_ours(bench, group, name, samples, statistic):
     """Milliseconds, by divan: its first column is the fastest sample, the third the median."""
-    command = [bench, "--bench", "--color", "never", "--max-time", str(seconds), "--exact", f"kernels::{group}::{name}"]
+    command = [bench, "--bench", "--color", "never", "--sample-count", str(samples), "--sample-size", "1"]
+    command += ["--exact", f"kernels::{group}::{name}"]
     output = subprocess.run(command, capture_output=True, text=True, check=True).stdout
     for line in output.splitlines():
         if name in line:
@@ -457,15 +458,15 @@ def time_ours(bench, group, name, seconds, statistic):
     sys.exit(f"{group}::{name} is not among the benches:\n{output}")
 
 
-def time_peer(call, seconds, statistic):
+def time_peer(call, samples, statistic):
     """Milliseconds of this call."""
     call()
-    samples, end = [], time.perf_counter() + seconds
-    while len(samples) < 3 or (time.perf_counter() < end and len(samples) < 100):
+    times = []
+    for _ in range(samples):
         began = time.perf_counter()
         call()
-        samples.append(time.perf_counter() - began)
-    return 1000 * (min(samples) if statistic == "fastest" else statistics.median(samples))
+        times.append(time.perf_counter() - began)
+    return 1000 * (min(times) if statistic == "fastest" else statistics.median(times))
 
 
 def built():
@@ -479,7 +480,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--bench", help="the bench's executable")
     parser.add_argument("--repetitions", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=0.3, help="for each library, operation and repetition")
+    parser.add_argument("--samples", type=int, default=30, help="calls for each library, operation and repetition")
     parser.add_argument("--statistic", choices=["median", "fastest"], default="median", help="of the samples of a repetition")
     parser.add_argument("--only", default="", help="operations whose `group::name` this regular expression finds")
     parser.add_argument("--all", action="store_true", help="a column with every peer's time")
@@ -493,24 +494,25 @@ def main():
     if benches != {name for _, name in every}:
         sys.exit(f"timed on one side alone: {sorted(benches ^ {name for _, name in every})}")
     chosen = {key: peers for key, peers in every.items() if re.search(args.only, "::".join(key))}
+    middle = min if args.statistic == "fastest" else statistics.median
     ours = {key: [] for key in chosen}
     theirs = {(key, peer): [] for key, peers in chosen.items() for peer in peers}
     for repetition in range(args.repetitions):
         for key, peers in chosen.items():
-            ours[key].append(time_ours(bench, *key, args.seconds, args.statistic))
+            ours[key].append(time_ours(bench, *key, args.samples, args.statistic))
             for peer, call in peers.items():
-                theirs[key, peer].append(time_peer(call, args.seconds, args.statistic))
+                theirs[key, peer].append(time_peer(call, args.samples, args.statistic))
         print(f"repetition {repetition + 1}, load {os.getloadavg()[0]:.1f}", file=sys.stderr, flush=True)
 
     versions = f"OpenCV {cv2.__version__}, albumentations {A.__version__}, Pillow {Image.__version__}"
-    print(f"{versions}, scikit-image {skimage.__version__}; {args.statistic} of {args.seconds} s, median of {args.repetitions}\n")
+    print(f"{versions}, scikit-image {skimage.__version__}; {args.statistic} of {args.samples} calls, {args.repetitions} times\n")
     print(f"| operation | lm4lv ms | fastest peer ms | | ratio |{' all peers |' if args.all else ''}")
     print(f"| --- | ---: | ---: | --- | ---: |{' --- |' if args.all else ''}")
     ratios, slow = {}, []
     for key, peers in chosen.items():
         group, name = key
-        mine = statistics.median(ours[key])
-        times = {peer: statistics.median(theirs[key, peer]) for peer in peers}
+        mine = middle(ours[key])
+        times = {peer: middle(theirs[key, peer]) for peer in peers}
         best = min(times, key=times.get)
         ratio = times[best] / mine
         if group not in ("decode", "encode"):

@@ -24,7 +24,7 @@ the encodings is the `IMWRITE_PNG_COMPRESSION` of 1 that one finds in tutorials,
 Wall time is the whole command's, from the start of the process (the interpreter and its imports included) to its end; `inside` leaves
 out what comes before the first row is read: imports here, nothing in lm4lv but reading the pipeline file. CPU time
 is of all processes together, and moves less where the machine is shared. Memory is the sum of the proportional set sizes (PSS) of
-all processes, sampled four times a second. Sides are run A B C A B C ..., medians are printed.
+all processes, sampled ten times a second. Sides are run A B C A B C ..., medians are printed.
 """
 
 import argparse
@@ -374,7 +374,8 @@ def peer(side, encoding, ssim, refs, out):
 
 
 def pss_kib(group):
-    """The memory of a process group: shared pages counted once."""
+    """The memory of a process group: shared pages counted once. (`ru_maxrss` would not do: it begins with our own, of which
+    a process is a copy until it becomes another program.)"""
     total = 0
     for entry in os.listdir("/proc"):
         try:
@@ -394,7 +395,7 @@ def measure(command, environment=None):
     peak, over = [0], threading.Event()
 
     def watch():
-        while not over.wait(0.25):
+        while not over.wait(0.1):
             peak[0] = max(peak[0], pss_kib(process.pid))
 
     watcher = threading.Thread(target=watch)
@@ -412,7 +413,7 @@ def measure(command, environment=None):
         watcher.join()
     if process.returncode != 0:
         sys.exit(f"{' '.join(command)}: exit {process.returncode}\n{output.decode()}")
-    return output, {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": max(peak[0], usage.ru_maxrss) / 1024}
+    return output, {"wall": wall, "cpu": usage.ru_utime + usage.ru_stime, "peak": peak[0] / 1024}
 
 
 def inspect(out, rows):

@@ -38,16 +38,18 @@ class Watch(threading.Thread):
 
     def __init__(self, pid):
         super().__init__()
-        self.pid, self.samples, self.over = pid, [], threading.Event()
+        self.pid, self.samples, self.peak, self.over = pid, [], 0.0, threading.Event()
 
     def run(self):
         while not self.over.wait(0.05):
             try:
                 fields = pathlib.Path(f"/proc/{self.pid}/stat").read_text().rsplit(")", 1)[1].split()
+                status = pathlib.Path(f"/proc/{self.pid}/status").read_text()
+                self.peak = int(re.search(r"VmHWM:\s+(\d+)", status)[1]) / 1024
                 waited = 0
                 for task in os.listdir(f"/proc/{self.pid}/task"):
                     waited += int(pathlib.Path(f"/proc/{self.pid}/task/{task}/schedstat").read_text().split()[1])
-            except (OSError, IndexError, ValueError):
+            except (OSError, IndexError, TypeError, ValueError):  # it is gone
                 continue
             self.samples.append((time.monotonic(), (int(fields[11]) + int(fields[12])) * TICK, waited / 1e9))
 
@@ -85,7 +87,8 @@ def run(args, refs, extra=(), prefix=()):
     return {
         "summary": summary,
         "wall": ended - began,
-        "peak": usage.ru_maxrss / 1024,
+        # Not `ru_maxrss`, which begins with that of this script.
+        "peak": watch.peak,
         "cpu": usage.ru_utime + usage.ru_stime,
         "watch": watch,
         "first": began + before + summary["first_row_s"] if summary.get("first_row_s") is not None else began,
