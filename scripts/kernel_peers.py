@@ -13,7 +13,8 @@ A peer stands beside an operation only if it does the same: same kernel, same la
 rounding between steps, cubic a = -0.75 for -0.5 and Lanczos of 8 taps for 6 when OpenCV enlarges or turns, libjpeg's and libwebp's
 own choices when writing files. Left out are: Pillow's GaussianBlur (three box filters), OpenCV's bicubic and bilinear shrinking (no
 antialiasing), albumentations' RandomRain (drawn lines), GridDropout and PixelDropout's other laws, imagecorruptions' motion and
-weather, and its Gaussian blur, which asks scikit-image for an argument that it has no more (and is scikit-image's, which stands here). What none of them has (rain, mask shapes, luma scores) is written here with OpenCV and numpy as fast as we know how.
+weather, and its Gaussian blur, which asks scikit-image for an argument that it has no more (and is scikit-image's, which stands
+here). What none of them has (rain, mask shapes, luma scores) is written here with OpenCV and numpy as fast as we know how.
 
 A ratio is the peer's time over lm4lv's: above 1 lm4lv is faster. The geometric mean is over all operations but the reading and
 writing of files, which are listed only. Ratios below 0.8 are marked. Exits 1 if the mean or one ratio misses its mark (1.5, 0.8)
@@ -22,6 +23,7 @@ and `--require` is given.
 
 import argparse
 import io
+import json
 import math
 import os
 import pathlib
@@ -321,6 +323,7 @@ SPOILT = spoilt()
 CUT, CUT_SPOILT = PHOTO[4:-4, 4:-4], SPOILT[4:-4, 4:-4]
 LUMA = np.float32([[65.481, 128.553, 24.966]]) / 255
 SSIM, SSIM_PLANE = Ssim(), Ssim()
+BOX = [np.empty(PHOTO.shape, np.float32) for _ in range(6)]
 
 
 def psnr_luma():
@@ -336,9 +339,15 @@ def ssim_luma():
 def ssim_box():
     """scikit-image's: a uniform window and the sample's covariance; four maps, as `peers.Ssim`."""
     c1, c2, n = 2 * 6.5025, 2 * 58.5225, 49 / 48
-    s, d = cv2.add(PHOTO, SPOILT, dtype=cv2.CV_32F), cv2.subtract(PHOTO, SPOILT, dtype=cv2.CV_32F)
-    ms, md = cv2.blur(s, (7, 7)), cv2.blur(d, (7, 7))
-    ss, dd = cv2.sqrBoxFilter(s, cv2.CV_32F, (7, 7)), cv2.sqrBoxFilter(d, cv2.CV_32F, (7, 7))
+    s, d, ms, md, ss, dd = BOX
+    cv2.add(PHOTO, SPOILT, s, dtype=cv2.CV_32F)
+    cv2.subtract(PHOTO, SPOILT, d, dtype=cv2.CV_32F)
+    cv2.blur(s, (7, 7), dst=ms)
+    cv2.blur(d, (7, 7), dst=md)
+    cv2.multiply(s, s, s)
+    cv2.multiply(d, d, d)
+    cv2.blur(s, (7, 7), dst=ss)
+    cv2.blur(d, (7, 7), dst=dd)
     cv2.multiply(ms, ms, ms)
     cv2.multiply(md, md, md)
     cv2.subtract(ss, ms, ss)
@@ -471,9 +480,10 @@ def time_peer(call, samples, statistic):
 
 def built():
     """The bench's executable, built."""
-    command = ["cargo", "bench", "--bench", "kernels", "--no-run", "--locked"]
-    output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stderr
-    return re.findall(r"\((target/[^)]*kernels-[0-9a-f]+)\)", output)[-1]
+    command = ["cargo", "build", "--release", "--locked", "--bench", "kernels", "--message-format", "json"]
+    output = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True, check=True).stdout
+    made = (json.loads(line).get("executable") for line in output.splitlines() if line.startswith("{"))
+    return [executable for executable in made if executable][-1]
 
 
 def main():
