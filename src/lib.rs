@@ -32,4 +32,6 @@ pub mod stage;
 pub mod store;
 pub mod stream;
 
+mod vectors;
+
 pub use error::{Error, Result};

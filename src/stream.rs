@@ -11,6 +11,8 @@
 use chacha20::ChaCha8Rng;
 use chacha20::rand_core::{Rng, SeedableRng};
 
+use crate::vectors::vectorised;
+
 /// Normals are made in blocks of this many, from as many 32-bit words; a shorter rest takes a whole block of words.
 const BLOCK: usize = 256;
 
@@ -77,13 +79,9 @@ impl Stream {
 
     /// Fills `out` with words.
     pub fn fill_u32(&mut self, out: &mut [u32]) {
-        let mut bytes = [0u8; 4 * BLOCK];
-        for block in out.chunks_mut(BLOCK) {
-            let bytes = &mut bytes[..block.len() * 4];
-            self.rng.fill_bytes(bytes);
-            for (word, four) in block.iter_mut().zip(bytes.chunks_exact(4)) {
-                *word = u32::from_le_bytes([four[0], four[1], four[2], four[3]]);
-            }
+        self.rng.fill_bytes(bytemuck::cast_slice_mut(out));
+        for word in out {
+            *word = u32::from_le(*word);
         }
     }
 
@@ -104,12 +102,14 @@ impl Stream {
     }
 }
 
-/// The first half of `words` gives the radii, the second the angles; the cosines fill the first half of `out`.
-fn normal_block(words: &[u32; BLOCK], out: &mut [f32; BLOCK]) {
-    let (radii, angles) = words.split_at(BLOCK / 2);
-    let (first, second) = out.split_at_mut(BLOCK / 2);
-    for (((radius, angle), a), b) in radii.iter().zip(angles).zip(first).zip(second) {
-        (*a, *b) = normal_pair(*radius, *angle);
+vectorised! {
+    /// The first half of `words` gives the radii, the second the angles; the cosines fill the first half of `out`.
+    fn normal_block(words: &[u32; BLOCK], out: &mut [f32; BLOCK]) {
+        let (radii, angles) = words.split_at(BLOCK / 2);
+        let (first, second) = out.split_at_mut(BLOCK / 2);
+        for (((radius, angle), a), b) in radii.iter().zip(angles).zip(first).zip(second) {
+            (*a, *b) = normal_pair(*radius, *angle);
+        }
     }
 }
 

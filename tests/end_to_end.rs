@@ -268,3 +268,49 @@ fn first_batch(dataset: &Path) -> arrow::array::RecordBatch {
         .unwrap()
         .unwrap()
 }
+
+#[test]
+fn vector_code_gives_the_bytes_of_plain_code() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let jpegs = photographs(&dir.join("photos"), 3, 133);
+    // Odd sizes too, so that every loop has a rest.
+    for (i, (width, height)) in [(1, 1), (3, 200), (131, 97)].into_iter().enumerate() {
+        let image = image::open(dir.join("photos").join(&jpegs[i])).unwrap();
+        image
+            .resize_exact(width, height, image::imageops::FilterType::Nearest)
+            .save(dir.join(format!("photos/{i}.png")))
+            .unwrap();
+    }
+    let steps = [
+        "{ gaussian_noise: { sigma: 25 } }, { gaussian_blur: { sigma: 1.5 } }, { jpeg: { quality: 60 } }",
+        "{ gaussian_noise: { sigma: 25, mode: gray } }, { gaussian_blur: { k: 9, sigma_x: 3, sigma_y: 1, theta: 30 } }",
+        "{ gaussian_noise: { sigma: 25, mode: correlated } }, { jpeg: { quality: 40, subsampling: \"4:2:2\" } }",
+        "{ rain: { value: 200 } }, { rotate: { angle: 17 } }, { jpeg: { quality: 40, subsampling: gray } }",
+        "{ rain: { value: 200, blend: alpha } }, { rotate: { angle: 200, filter: bicubic, expand: true, fill: 90 } }",
+        "{ rotate: { angle: 90 } }, { flip: {} }, { pepper: { p: 0.1 } }, { mask: { ratio: 0.2 } }",
+        "{ rotate: { angle: 33, filter: nearest } }, { pepper: { p: 0.1, mode: per_channel } }, { mask: { shape: brush, fill: noise } }",
+        "{ resample: { scale: 0.4 } }, { jpeg: { quality: 90, subsampling: \"4:4:4\" } }",
+        "{ resample: { scale: 0.3, down: lanczos, up: box } }, { webp: { quality: 50 } }, { flip: { direction: transpose } }",
+    ];
+    let recipes: String = steps.iter().map(|steps| format!("      - {{ recipe: [ {steps} ] }}\n")).collect();
+    let text = format!(
+        "source: {{ folder: {{ path: photos }} }}\nload: {{ resize: {{ short: 90 }} }}\ndegrade:\n  variants: {}\n  recipe:\n    \
+         - by_variant:\n{recipes}score: [psnr.lm4lv, ssim.lm4lv, psnr.basicsr_y, ssim.basicsr_y, ssim.skimage, ssim.torchmetrics]\n\
+         sink: {{ dir: vectors, encoding_of: {{ input: {{ jpeg: {{ quality: 95 }} }}, target: {{ png: {{}} }} }} }}\n",
+        steps.len()
+    );
+    std::fs::write(dir.join("all.yaml"), text).unwrap();
+    expect(dir, &["run", "all.yaml"], 0);
+    let plain = Command::new(env!("CARGO_BIN_EXE_lm4lv"))
+        .args(["run", "all.yaml", "--set", "sink.dir=plain"])
+        .current_dir(dir)
+        .env("LM4LV_VECTORS", "portable")
+        .output()
+        .unwrap();
+    assert!(plain.status.success(), "{plain:?}");
+    let vectors = rows(&dir.join("vectors"), VOLATILE);
+    assert_eq!(vectors.len(), 6 * steps.len());
+    assert!(vectors.values().all(|row| row["status"] == "success"), "{vectors:?}");
+    assert_eq!(rows(&dir.join("plain"), VOLATILE), vectors);
+}

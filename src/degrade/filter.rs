@@ -3,7 +3,10 @@
 //! Sums run over the taps in a fixed order with plain multiplications and additions, sixteen or more pixels side by side:
 //! the compiler makes vector code of it, and every CPU gives the same bits.
 
+use std::slice::ChunksExactMut;
+
 use crate::image::{Planes, Size};
+use crate::vectors::vectorised;
 
 /// Pixels that are summed side by side.
 const LANES: usize = 32;
@@ -38,6 +41,16 @@ impl Taps {
     fn radius(&self) -> usize {
         self.0.len() - 1
     }
+}
+
+/// The first values, times `weight`.
+#[inline(always)]
+fn scaled(values: &[f32], weight: f32) -> [f32; LANES] {
+    let mut sum = [0.0; LANES];
+    for (sum, value) in sum.iter_mut().zip(&values[..LANES]) {
+        *sum = weight * value;
+    }
+    sum
 }
 
 /// `row`, with `radius` mirrored values on either side, into `padded`.
@@ -84,52 +97,53 @@ pub(crate) fn separable(image: &mut Planes, across: &Taps, down: &Taps) {
     }
 }
 
-/// `out[x] = Σ taps[i] · (padded[x + radius − i] + padded[x + radius + i])`, the centre once.
-fn filter_row(padded: &[f32], taps: &[f32], out: &mut [f32]) {
-    let radius = taps.len() - 1;
-    let (runs, rest) = out.as_chunks_mut::<LANES>();
-    let done = runs.len() * LANES;
-    for (run, x) in runs.iter_mut().zip((0..).step_by(LANES)) {
-        let mut sum: [f32; LANES] = std::array::from_fn(|j| taps[0] * padded[x + radius + j]);
-        for (i, tap) in taps.iter().enumerate().skip(1) {
-            let left = &padded[x + radius - i..][..LANES];
-            let right = &padded[x + radius + i..][..LANES];
-            for j in 0..LANES {
-                sum[j] += tap * (left[j] + right[j]);
+vectorised! {
+    /// `out[x] = Σ taps[i] · (padded[x + radius − i] + padded[x + radius + i])`, the centre once.
+    fn filter_row(padded: &[f32], taps: &[f32], out: &mut [f32]) {
+        let radius = taps.len() - 1;
+        let (runs, rest) = out.as_chunks_mut::<LANES>();
+        let done = runs.len() * LANES;
+        for (run, x) in runs.iter_mut().zip((0..).step_by(LANES)) {
+            let mut sum = scaled(&padded[x + radius..], taps[0]);
+            for (i, tap) in taps.iter().enumerate().skip(1) {
+                let left = &padded[x + radius - i..][..LANES];
+                let right = &padded[x + radius + i..][..LANES];
+                for j in 0..LANES {
+                    sum[j] += tap * (left[j] + right[j]);
+                }
             }
+            *run = sum;
         }
-        *run = sum;
-    }
-    for (value, x) in rest.iter_mut().zip(done..) {
-        let mut sum = taps[0] * padded[x + radius];
-        for (i, tap) in taps.iter().enumerate().skip(1) {
-            sum += tap * (padded[x + radius - i] + padded[x + radius + i]);
+        for (value, x) in rest.iter_mut().zip(done..) {
+            let mut sum = taps[0] * padded[x + radius];
+            for (i, tap) in taps.iter().enumerate().skip(1) {
+                sum += tap * (padded[x + radius - i] + padded[x + radius + i]);
+            }
+            *value = sum;
         }
-        *value = sum;
     }
-}
 
-/// `out = weight · centre + Σ w · (above + below)` over whole rows.
-fn combine_rows(centre: &[f32], weight: f32, rows: &[(&[f32], &[f32], f32)], out: &mut [f32]) {
-    let (runs, rest) = out.as_chunks_mut::<LANES>();
-    let done = runs.len() * LANES;
-    for (run, x) in runs.iter_mut().zip((0..).step_by(LANES)) {
-        let centre = &centre[x..][..LANES];
-        let mut sum: [f32; LANES] = std::array::from_fn(|j| weight * centre[j]);
-        for (above, below, tap) in rows {
-            let (above, below) = (&above[x..][..LANES], &below[x..][..LANES]);
-            for j in 0..LANES {
-                sum[j] += tap * (above[j] + below[j]);
+    /// `out = weight · centre + Σ w · (above + below)` over whole rows.
+    fn combine_rows(centre: &[f32], weight: f32, rows: &[(&[f32], &[f32], f32)], out: &mut [f32]) {
+        let (runs, rest) = out.as_chunks_mut::<LANES>();
+        let done = runs.len() * LANES;
+        for (run, x) in runs.iter_mut().zip((0..).step_by(LANES)) {
+            let mut sum = scaled(&centre[x..], weight);
+            for (above, below, tap) in rows {
+                let (above, below) = (&above[x..][..LANES], &below[x..][..LANES]);
+                for j in 0..LANES {
+                    sum[j] += tap * (above[j] + below[j]);
+                }
             }
+            *run = sum;
         }
-        *run = sum;
-    }
-    for (value, x) in rest.iter_mut().zip(done..) {
-        let mut sum = weight * centre[x];
-        for (above, below, tap) in rows {
-            sum += tap * (above[x] + below[x]);
+        for (value, x) in rest.iter_mut().zip(done..) {
+            let mut sum = weight * centre[x];
+            for (above, below, tap) in rows {
+                sum += tap * (above[x] + below[x]);
+            }
+            *value = sum;
         }
-        *value = sum;
     }
 }
 
@@ -152,14 +166,28 @@ pub(crate) fn symmetric(image: &mut Planes, kernel: &[f64], k: usize) {
             let from = reflect101(y as isize - radius as isize, h) * w;
             pad(&plane[from..from + w], radius, row);
         }
-        for (y, out) in plane.chunks_exact_mut(w).enumerate() {
+        weigh_pairs(&padded, stride, k, centre, &taps, plane.chunks_exact_mut(w));
+    }
+}
+
+vectorised! {
+    /// Each value of `rows` from the `k`×`k` values of `padded` whose corner stands at its place: `centre` times the middle
+    /// one, and each tap (row, column, weight) times that one and its opposite.
+    fn weigh_pairs(
+        padded: &[f32],
+        stride: usize,
+        k: usize,
+        centre: f32,
+        taps: &[(usize, usize, f32)],
+        rows: ChunksExactMut<'_, f32>,
+    ) {
+        for (y, out) in rows.enumerate() {
             let at = |dy: usize, dx: usize| (y + dy) * stride + dx;
             let (runs, rest) = out.as_chunks_mut::<LANES>();
             let done = runs.len() * LANES;
             for (run, x) in runs.iter_mut().zip((0..).step_by(LANES)) {
-                let middle = &padded[at(radius, radius) + x..][..LANES];
-                let mut sum: [f32; LANES] = std::array::from_fn(|j| centre * middle[j]);
-                for (dy, dx, tap) in &taps {
+                let mut sum = scaled(&padded[at(k / 2, k / 2) + x..], centre);
+                for (dy, dx, tap) in taps {
                     let a = &padded[at(*dy, *dx) + x..][..LANES];
                     let b = &padded[at(k - 1 - dy, k - 1 - dx) + x..][..LANES];
                     for j in 0..LANES {
@@ -169,8 +197,8 @@ pub(crate) fn symmetric(image: &mut Planes, kernel: &[f64], k: usize) {
                 *run = sum;
             }
             for (value, x) in rest.iter_mut().zip(done..) {
-                let mut sum = centre * padded[at(radius, radius) + x];
-                for (dy, dx, tap) in &taps {
+                let mut sum = centre * padded[at(k / 2, k / 2) + x];
+                for (dy, dx, tap) in taps {
                     sum += tap * (padded[at(*dy, *dx) + x] + padded[at(k - 1 - dy, k - 1 - dx) + x]);
                 }
                 *value = sum;

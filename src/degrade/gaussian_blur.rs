@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::Planes;
+use crate::image::Pixels;
 use crate::stream::Stream;
 
 use super::Degradation;
@@ -61,7 +61,8 @@ impl Degradation for GaussianBlur {
         },
     };
 
-    fn apply(&self, image: &mut Planes, _: &mut Stream) -> Result<(), String> {
+    fn apply(&self, image: &mut Pixels, _: &mut Stream) -> Result<(), String> {
+        let image = image.planes();
         let (sigma_x, sigma_y) = match (self.sigma, self.sigma_x, self.sigma_y) {
             (Some(sigma), None, None) => (sigma, sigma),
             (None, Some(x), Some(y)) => (x, y),

@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::Planes;
+use crate::image::{Pixels, Planes};
 use crate::stream::Stream;
+use crate::vectors::vectorised;
 
 use super::Degradation;
 use super::spec::{Kind, Param, Spec};
@@ -57,7 +58,8 @@ impl Degradation for GaussianNoise {
         check: |_| Ok(()),
     };
 
-    fn apply(&self, image: &mut Planes, noise: &mut Stream) -> Result<(), String> {
+    fn apply(&self, image: &mut Pixels, noise: &mut Stream) -> Result<(), String> {
+        let image = image.planes();
         let sigma = (self.sigma / 255.0) as f32;
         match self.mode {
             Mode::PerChannel => self.add_to_each(sigma, image, noise),
@@ -74,9 +76,7 @@ impl GaussianNoise {
         for run in image.data_mut().chunks_mut(RUN) {
             let normals = &mut normals[..run.len()];
             noise.fill_normals(normals);
-            for (value, normal) in run.iter_mut().zip(normals.iter()) {
-                *value += sigma * normal;
-            }
+            add(run, sigma, normals);
             self.clip(run);
         }
     }
@@ -93,8 +93,9 @@ impl GaussianNoise {
             let [a, b, c] = &normals;
             for (channel, weights) in mixing.iter().enumerate() {
                 let run = &mut image.plane_mut(channel)[from..to];
-                for (((value, a), b), c) in run.iter_mut().zip(a).zip(b).zip(c) {
-                    *value += weights[0] * a + weights[1] * b + weights[2] * c;
+                match sources {
+                    1 => add(run, weights[0], a),
+                    _ => add_mixed(run, weights, [a, b, c]),
                 }
                 self.clip(run);
             }
@@ -103,9 +104,28 @@ impl GaussianNoise {
 
     fn clip(&self, run: &mut [f32]) {
         if self.clip {
-            for value in run {
-                *value = value.clamp(0.0, 1.0);
-            }
+            clip(run);
+        }
+    }
+}
+
+vectorised! {
+    fn add(values: &mut [f32], sigma: f32, normals: &[f32]) {
+        for (value, normal) in values.iter_mut().zip(normals) {
+            *value += sigma * normal;
+        }
+    }
+
+    fn add_mixed(values: &mut [f32], weights: &[f32; 3], normals: [&[f32; RUN]; 3]) {
+        let [a, b, c] = normals;
+        for (((value, a), b), c) in values.iter_mut().zip(a).zip(b).zip(c) {
+            *value += weights[0] * a + weights[1] * b + weights[2] * c;
+        }
+    }
+
+    fn clip(values: &mut [f32]) {
+        for value in values {
+            *value = value.clamp(0.0, 1.0);
         }
     }
 }

@@ -3,9 +3,11 @@
 //! `grid` as PromptGIP's `inpainting` and MAE (square cells), `boxes` as CoarseDropout, `lines` and `polyline` as
 //! PromptGIP's thick lines, `brush` like the free-form strokes of inpainting papers, `center` for outpainting's opposite.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::image::Planes;
+use crate::image::Pixels;
 use crate::stream::Stream;
 
 use super::Degradation;
@@ -37,6 +39,9 @@ pub(crate) enum FillWord {
     Mean,
     Noise,
 }
+
+/// Pixels that are looked at together.
+const RUN: usize = 32;
 
 const COUNTED: &[&str] = &["boxes", "lines", "polyline", "brush"];
 const STROKES: &[&str] = &["lines", "polyline", "brush"];
@@ -84,7 +89,7 @@ impl Degradation for Mask {
         check: |_| Ok(()),
     };
 
-    fn apply(&self, image: &mut Planes, noise: &mut Stream) -> Result<(), String> {
+    fn apply(&self, image: &mut Pixels, noise: &mut Stream) -> Result<(), String> {
         let (w, h) = (image.size().width as usize, image.size().height as usize);
         let mut canvas = Canvas { covered: vec![false; w * h], w, h };
         let fill = match *self {
@@ -224,28 +229,55 @@ impl Canvas {
         }
     }
 
-    fn put(&self, fill: Fill, image: &mut Planes, noise: &mut Stream) {
-        let mut words = vec![0u32; self.w];
-        for channel in 0..3 {
-            let plane = image.plane_mut(channel);
-            let level = match fill {
-                Fill::Level(level) => (level / 255.0) as f32,
-                Fill::Word(FillWord::Mean) => {
-                    (plane.iter().map(|v| f64::from(*v)).sum::<f64>() / plane.len() as f64) as f32
+    fn put(&self, fill: Fill, image: &mut Pixels, noise: &mut Stream) {
+        match (fill, &mut *image) {
+            (Fill::Level(level), Pixels::Levels(image)) if level.fract() == 0.0 => {
+                self.fill(Arc::make_mut(image).pixels_mut(), [level as u8; 3]);
+            }
+            (Fill::Level(level), _) => {
+                for channel in 0..3 {
+                    self.fill(image.planes().plane_mut(channel), (level / 255.0) as f32);
                 }
-                Fill::Word(FillWord::Noise) => {
+            }
+            (Fill::Word(FillWord::Mean), _) => {
+                for channel in 0..3 {
+                    let plane = image.planes().plane_mut(channel);
+                    let sum: f64 = plane.iter().map(|v| f64::from(*v)).sum();
+                    let mean = (sum / plane.len() as f64) as f32;
+                    self.fill(plane, mean);
+                }
+            }
+            (Fill::Word(FillWord::Noise), _) => {
+                let mut words = vec![0u32; self.w];
+                for channel in 0..3 {
+                    let plane = image.planes().plane_mut(channel);
                     for (row, covered) in plane.chunks_exact_mut(self.w).zip(self.covered.chunks_exact(self.w)) {
                         noise.fill_u32(&mut words);
                         for ((value, covered), word) in row.iter_mut().zip(covered).zip(&words) {
                             *value = if *covered { (word >> 8) as f32 / 16_777_216.0 } else { *value };
                         }
                     }
-                    continue;
                 }
-            };
-            for (value, covered) in plane.iter_mut().zip(&self.covered) {
-                *value = if *covered { level } else { *value };
             }
         }
+    }
+
+    /// Puts `fill` wherever a pixel is covered.
+    fn fill<T: Copy>(&self, pixels: &mut [T], fill: T) {
+        let (runs, rest) = pixels.as_chunks_mut::<RUN>();
+        let (covered_runs, covered_rest) = self.covered.as_chunks::<RUN>();
+        for (run, covered) in runs.iter_mut().zip(covered_runs) {
+            // Most runs are covered not at all.
+            if *covered != [false; RUN] {
+                put(run, covered, fill);
+            }
+        }
+        put(rest, covered_rest, fill);
+    }
+}
+
+fn put<T: Copy>(pixels: &mut [T], covered: &[bool], fill: T) {
+    for (pixel, covered) in pixels.iter_mut().zip(covered) {
+        *pixel = if *covered { fill } else { *pixel };
     }
 }

@@ -36,7 +36,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use crate::image::{Image, Planes};
+use crate::image::{Image, Pixels};
 use crate::sample::{AppliedOp, FailureCode, Record, Sample};
 use crate::stage::{Fault, Stage};
 use crate::stream::Stream;
@@ -52,7 +52,7 @@ pub trait Degradation: Serialize + DeserializeOwned {
     const SPEC: Spec;
 
     /// Does it. `noise` is the operation's own stream at its beginning. `Err` says why it cannot be done to this image.
-    fn apply(&self, image: &mut Planes, noise: &mut Stream) -> Result<(), String>;
+    fn apply(&self, image: &mut Pixels, noise: &mut Stream) -> Result<(), String>;
 }
 
 /// An entry of [`OPERATIONS`].
@@ -61,7 +61,7 @@ pub struct Operation {
     /// Its name, version and parameters.
     pub spec: Spec,
     /// Applies it with these drawn parameters and gives them back as JSON, as a row records them.
-    apply: fn(Value, &mut Planes, &mut Stream) -> Result<String, String>,
+    apply: fn(Value, &mut Pixels, &mut Stream) -> Result<String, String>,
 }
 
 impl Operation {
@@ -70,7 +70,7 @@ impl Operation {
     }
 }
 
-fn apply<D: Degradation>(params: Value, image: &mut Planes, noise: &mut Stream) -> Result<String, String> {
+fn apply<D: Degradation>(params: Value, image: &mut Pixels, noise: &mut Stream) -> Result<String, String> {
     let drawn: D = serde_json::from_value(params).map_err(|e| format!("{}: {e}", D::SPEC.name))?;
     drawn.apply(image, noise).map_err(|e| format!("{}: {e}", D::SPEC.name))?;
     serde_json::to_string(&drawn).map_err(|e| format!("{}: {e}", D::SPEC.name))
@@ -129,15 +129,15 @@ impl Stage for Degrade {
             return Err(Fault::Record(FailureCode::Degrade, message.into()));
         }
         let place = Place { seed: self.config.seed, record, variant: sample.variant, step: "" };
-        let mut work = Work::new(&clean, self.config.quantize);
+        let clean = Arc::new(clean);
+        let mut work = Work::new(clean.clone(), self.config.quantize);
         recipe::walk(&self.config.recipe, "", &place, &mut |settings, here| {
             let spec = settings.spec;
             let drawn = settings.draw(here)?;
             let mut noise = here.stream(spec.name, spec.version);
             work.apply(recipe::recorded(spec.name), here.step, drawn, &mut noise).map_err(|e| here.fault(e))
         })?;
-        let degraded = work.finish();
-        let ops = work.ops;
+        let (degraded, ops) = work.finish();
         let (input, target) = self
             .config
             .pair(clean, degraded, sample.target.take(), &ops)
@@ -154,41 +154,40 @@ impl DegradeConfig {
     /// What the columns `input` and `target` hold. `given` is the target that the source named.
     fn pair(
         &self,
-        clean: Image,
+        clean: Arc<Image>,
         degraded: Option<Image>,
         given: Option<Arc<Image>>,
         ops: &[AppliedOp],
     ) -> Result<(Image, Arc<Image>), String> {
         // An image that no operation touched is the clean one itself.
-        let degraded_or_clean = |degraded: Option<Image>| degraded.unwrap_or_else(|| clean.clone());
-        Ok(match (self.target, given) {
-            (Target::Degraded, _) => {
-                let degraded = degraded_or_clean(degraded);
-                (clean, Arc::new(degraded))
+        Ok(match self.target {
+            Target::Degraded => {
+                let degraded = degraded.map_or_else(|| clean.clone(), Arc::new);
+                (Arc::unwrap_or_clone(clean), degraded)
             }
-            (Target::Source, Some(given)) => (degraded.unwrap_or(clean), given),
-            (Target::Source, None) => (degraded_or_clean(degraded), Arc::new(clean)),
-            (Target::Geometry, given) => {
-                let input = degraded_or_clean(degraded);
-                let upright = given.unwrap_or_else(|| Arc::new(clean));
-                (input, turned(&upright, ops, self.quantize)?.map_or(upright, Arc::new))
+            Target::Source => {
+                let target = given.unwrap_or_else(|| clean.clone());
+                (degraded.unwrap_or_else(|| Arc::unwrap_or_clone(clean)), target)
+            }
+            Target::Geometry => {
+                let upright = given.unwrap_or_else(|| clean.clone());
+                let target = turned(&upright, ops, self.quantize)?.map_or(upright, Arc::new);
+                (degraded.unwrap_or_else(|| Arc::unwrap_or_clone(clean)), target)
             }
         })
     }
 }
 
 /// An image under a recipe.
-struct Work<'a> {
-    clean: &'a Image,
-    /// `None` until the first operation.
-    planes: Option<Planes>,
+struct Work {
+    pixels: Pixels,
     quantize: Quantize,
     ops: Vec<AppliedOp>,
 }
 
-impl<'a> Work<'a> {
-    fn new(clean: &'a Image, quantize: Quantize) -> Self {
-        Self { clean, planes: None, quantize, ops: Vec::new() }
+impl Work {
+    fn new(clean: Arc<Image>, quantize: Quantize) -> Self {
+        Self { pixels: Pixels::Levels(clean), quantize, ops: Vec::new() }
     }
 
     fn apply(
@@ -199,25 +198,25 @@ impl<'a> Work<'a> {
         noise: &mut Stream,
     ) -> Result<(), String> {
         let operation = operation?;
-        let planes = self.planes.get_or_insert_with(|| Planes::from_image(self.clean));
-        let params = (operation.apply)(params, planes, noise)?;
-        if self.quantize.when == When::EachStep {
-            *planes = Planes::from_image(&planes.to_image(self.quantize.how));
+        let params = (operation.apply)(params, &mut self.pixels, noise)?;
+        if let (When::EachStep, Pixels::Fractions(planes)) = (self.quantize.when, &self.pixels) {
+            self.pixels = Pixels::Levels(Arc::new(planes.to_image(self.quantize.how)));
         }
         let Spec { name, version, .. } = operation.spec;
         self.ops.push(AppliedOp { step: step.to_owned(), op: name.to_owned(), version, params });
         Ok(())
     }
 
-    /// The 8-bit image; `None` if no operation touched it.
-    fn finish(&mut self) -> Option<Image> {
-        self.planes.take().map(|planes| planes.to_image(self.quantize.how))
+    /// What was done, and the 8-bit image; `None` if no operation touched it.
+    fn finish(self) -> (Option<Image>, Vec<AppliedOp>) {
+        let touched = !self.ops.is_empty();
+        (touched.then(|| self.pixels.into_image(self.quantize.how)), self.ops)
     }
 }
 
 /// `upright` after the flips and rotations among `ops`; `None` if there are none.
-fn turned(upright: &Image, ops: &[AppliedOp], quantize: Quantize) -> Result<Option<Image>, String> {
-    let mut work = Work::new(upright, quantize);
+fn turned(upright: &Arc<Image>, ops: &[AppliedOp], quantize: Quantize) -> Result<Option<Image>, String> {
+    let mut work = Work::new(upright.clone(), quantize);
     for op in ops {
         let operation = recipe::recorded(&op.op)?;
         if operation.spec.geometry {
@@ -227,7 +226,7 @@ fn turned(upright: &Image, ops: &[AppliedOp], quantize: Quantize) -> Result<Opti
             work.apply(Ok(operation), &op.step, params, &mut noise)?;
         }
     }
-    Ok(work.finish())
+    Ok(work.finish().0)
 }
 
 /// The columns `input` and `target` of one row.
@@ -253,7 +252,8 @@ pub fn replay(
     clean: &Image,
     given: Option<Arc<Image>>,
 ) -> Result<Pair, String> {
-    let mut work = Work::new(clean, config.quantize);
+    let clean = Arc::new(clean.clone());
+    let mut work = Work::new(clean.clone(), config.quantize);
     for op in ops.iter().filter(|op| !op.step.starts_with("load.")) {
         let operation = recipe::recorded(&op.op)?;
         let spec = &operation.spec;
@@ -271,7 +271,7 @@ pub fn replay(
         let mut noise = Stream::new(seed, key, variant, &op.step, &op.op, op.version);
         work.apply(Ok(operation), &op.step, params, &mut noise).map_err(place)?;
     }
-    let degraded = work.finish();
-    let (input, target) = config.pair(clean.clone(), degraded, given, &work.ops)?;
+    let (degraded, ops) = work.finish();
+    let (input, target) = config.pair(clean, degraded, given, &ops)?;
     Ok(Pair { input, target })
 }

@@ -1,9 +1,12 @@
 //! Pepper noise: y = fill where a coin of chance p shows, x elsewhere (imgaug's `Pepper`, PromptGIP).
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::image::Planes;
+use crate::image::Pixels;
 use crate::stream::Stream;
+use crate::vectors::vectorised;
 
 use super::Degradation;
 use super::spec::{Kind, Param, Spec};
@@ -45,34 +48,65 @@ impl Degradation for Pepper {
         check: |_| Ok(()),
     };
 
-    fn apply(&self, image: &mut Planes, noise: &mut Stream) -> Result<(), String> {
+    fn apply(&self, image: &mut Pixels, noise: &mut Stream) -> Result<(), String> {
         // p as a share of 2^32: a word below it is a hit.
         let threshold = (self.p * 4_294_967_296.0) as u32;
+        let level = (self.fill.fract() == 0.0).then_some(self.fill as u8);
         let fill = (self.fill / 255.0) as f32;
         let mut words = [0u32; RUN];
-        let put = |run: &mut [f32], words: &[u32]| {
-            for (value, word) in run.iter_mut().zip(words) {
-                *value = if *word < threshold { fill } else { *value };
-            }
-        };
-        match self.mode {
-            Mode::PerChannel => {
-                for run in image.data_mut().chunks_mut(RUN) {
+        match (image, self.mode, level) {
+            (Pixels::Levels(image), Mode::PerPixel, Some(level)) => {
+                for run in Arc::make_mut(image).pixels_mut().chunks_mut(RUN) {
                     noise.fill_u32(&mut words[..run.len()]);
-                    put(run, &words);
+                    put_pixels(run, &words, threshold, [level; 3]);
                 }
             }
-            Mode::PerPixel => {
+            (image, Mode::PerPixel, _) => {
                 let pixels = image.size().pixels();
                 for from in (0..pixels).step_by(RUN) {
                     let to = (from + RUN).min(pixels);
                     noise.fill_u32(&mut words[..to - from]);
                     for channel in 0..3 {
-                        put(&mut image.plane_mut(channel)[from..to], &words);
+                        put(&mut image.planes().plane_mut(channel)[from..to], &words, threshold, fill);
                     }
+                }
+            }
+            (Pixels::Levels(image), Mode::PerChannel, Some(level)) => {
+                let pixels = Arc::make_mut(image).pixels_mut();
+                for channel in 0..3 {
+                    for run in pixels.chunks_mut(RUN) {
+                        noise.fill_u32(&mut words[..run.len()]);
+                        put_channel(run, channel, &words, threshold, level);
+                    }
+                }
+            }
+            (image, Mode::PerChannel, _) => {
+                for run in image.planes().data_mut().chunks_mut(RUN) {
+                    noise.fill_u32(&mut words[..run.len()]);
+                    put(run, &words, threshold, fill);
                 }
             }
         }
         Ok(())
+    }
+}
+
+vectorised! {
+    fn put(values: &mut [f32], words: &[u32], threshold: u32, fill: f32) {
+        for (value, word) in values.iter_mut().zip(words) {
+            *value = if *word < threshold { fill } else { *value };
+        }
+    }
+
+    fn put_channel(pixels: &mut [[u8; 3]], channel: usize, words: &[u32], threshold: u32, fill: u8) {
+        for (pixel, word) in pixels.iter_mut().zip(words) {
+            pixel[channel] = if *word < threshold { fill } else { pixel[channel] };
+        }
+    }
+
+    fn put_pixels(pixels: &mut [[u8; 3]], words: &[u32], threshold: u32, fill: [u8; 3]) {
+        for (pixel, word) in pixels.iter_mut().zip(words) {
+            *pixel = if *word < threshold { fill } else { *pixel };
+        }
     }
 }

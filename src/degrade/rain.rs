@@ -7,8 +7,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::Planes;
+use crate::image::Pixels;
 use crate::stream::Stream;
+use crate::vectors::vectorised;
 
 use super::Degradation;
 use super::filter::reflect101;
@@ -78,18 +79,17 @@ impl Degradation for Rain {
         check: |_| Ok(()),
     };
 
-    fn apply(&self, image: &mut Planes, noise: &mut Stream) -> Result<(), String> {
+    fn apply(&self, image: &mut Pixels, noise: &mut Stream) -> Result<(), String> {
+        let image = image.planes();
         let (w, h) = (image.size().width as usize, image.size().height as usize);
         let streak = Streak::new(self.length as usize, self.theta, self.width as usize);
         let gain = self.gain as f32;
         for _ in 0..self.layers {
             let rain = self.layer(w, h, &streak, noise);
             for channel in 0..3 {
-                for (value, r) in image.plane_mut(channel).iter_mut().zip(&rain) {
-                    *value = match self.blend {
-                        Blend::Add => *value + gain * r,
-                        Blend::Alpha => *value * (1.0 - r) + gain * r,
-                    };
+                match self.blend {
+                    Blend::Add => add(image.plane_mut(channel), gain, &rain),
+                    Blend::Alpha => cover(image.plane_mut(channel), gain, &rain),
                 }
             }
         }
@@ -114,25 +114,45 @@ impl Rain {
         }
         let (min, max) = ends(&rain);
         let scale = if max > min { 1.0 / (max - min) } else { 0.0 };
-        rain.iter_mut().for_each(|v| *v = (*v - min) * scale);
+        stretch(&mut rain, min, scale);
         rain
     }
 }
 
-/// The least and the greatest of `values`, found for sixteen of them side by side.
-fn ends(values: &[f32]) -> (f32, f32) {
-    let (mut least, mut greatest) = ([f32::MAX; 16], [f32::MIN; 16]);
-    let less = |a: f32, b: f32| if b < a { b } else { a };
-    let greater = |a: f32, b: f32| if b > a { b } else { a };
-    let (runs, rest) = values.as_chunks::<16>();
-    for run in runs {
-        for i in 0..16 {
-            least[i] = less(least[i], run[i]);
-            greatest[i] = greater(greatest[i], run[i]);
+vectorised! {
+    fn add(values: &mut [f32], gain: f32, rain: &[f32]) {
+        for (value, r) in values.iter_mut().zip(rain) {
+            *value += gain * r;
         }
     }
-    let rest = rest.iter().copied();
-    (rest.clone().chain(least).fold(f32::MAX, less), rest.chain(greatest).fold(f32::MIN, greater))
+
+    fn cover(values: &mut [f32], gain: f32, rain: &[f32]) {
+        for (value, r) in values.iter_mut().zip(rain) {
+            *value = *value * (1.0 - r) + gain * r;
+        }
+    }
+
+    fn stretch(values: &mut [f32], min: f32, scale: f32) {
+        for value in values {
+            *value = (*value - min) * scale;
+        }
+    }
+
+    /// The least and the greatest of `values`, found for sixteen of them side by side.
+    fn ends(values: &[f32]) -> (f32, f32) {
+        let (mut least, mut greatest) = ([f32::MAX; 16], [f32::MIN; 16]);
+        let less = |a: f32, b: f32| if b < a { b } else { a };
+        let greater = |a: f32, b: f32| if b > a { b } else { a };
+        let (runs, rest) = values.as_chunks::<16>();
+        for run in runs {
+            for i in 0..16 {
+                least[i] = less(least[i], run[i]);
+                greatest[i] = greater(greatest[i], run[i]);
+            }
+        }
+        let rest = rest.iter().copied();
+        (rest.clone().chain(least).fold(f32::MAX, less), rest.chain(greatest).fold(f32::MIN, greater))
+    }
 }
 
 /// D ∗ K, what one drop looks like.

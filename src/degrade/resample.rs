@@ -6,8 +6,9 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Planes, Size};
+use crate::image::{Pixels, Size};
 use crate::stream::Stream;
+use crate::vectors::vectorised;
 
 use super::Degradation;
 use super::maths;
@@ -15,6 +16,8 @@ use super::rotate::cubic;
 use super::spec::{Kind, Param, Spec};
 
 const LANES: usize = 32;
+/// Rows that are resampled side by side.
+const TALL: usize = 16;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -50,7 +53,7 @@ impl Degradation for Resample {
         check: |_| Ok(()),
     };
 
-    fn apply(&self, image: &mut Planes, _: &mut Stream) -> Result<(), String> {
+    fn apply(&self, image: &mut Pixels, _: &mut Stream) -> Result<(), String> {
         let Size { width, height } = image.size();
         let (w, h) = (width as usize, height as usize);
         let small = |side: u32| ((f64::from(side) * self.scale + 0.5).floor() as usize).max(1);
@@ -58,7 +61,7 @@ impl Degradation for Resample {
         let shrink = (Kernel::new(w, sw, self.down), Kernel::new(h, sh, self.down));
         let grow = (Kernel::new(sw, w, self.up), Kernel::new(sh, h, self.up));
         for channel in 0..3 {
-            let plane = image.plane_mut(channel);
+            let plane = image.planes().plane_mut(channel);
             // Columns first on the way down and last on the way up: they are the faster, and so have more to do.
             let low = shrink.1.columns(plane, w);
             let little = shrink.0.rows(&low, w);
@@ -104,12 +107,9 @@ impl Kernel {
 
     /// Resamples each row of `width` values.
     fn rows(&self, plane: &[f32], width: usize) -> Vec<f32> {
-        let mut out = Vec::with_capacity(plane.len() / width * self.spans.len());
-        for row in plane.chunks_exact(width) {
-            out.extend(self.spans.iter().map(|(first, start, end)| {
-                let weights = &self.weights[*start..*end];
-                weights.iter().zip(&row[*first..]).fold(0.0, |sum, (weight, value)| sum + weight * value)
-            }));
+        let mut out = vec![0.0; plane.len() / width * self.spans.len()];
+        for (rows, out) in plane.chunks(width * TALL).zip(out.chunks_mut(self.spans.len() * TALL)) {
+            sum_columns(rows, width, &self.spans, &self.weights, out);
         }
         out
     }
@@ -119,23 +119,51 @@ impl Kernel {
         let mut out = vec![0.0; self.spans.len() * width];
         for (out, (first, start, end)) in out.chunks_exact_mut(width).zip(&self.spans) {
             let weights = &self.weights[*start..*end];
-            let rows = &plane[first * width..(first + weights.len()) * width];
-            let (runs, rest) = out.as_chunks_mut::<LANES>();
-            let done = runs.len() * LANES;
-            for (run, x) in runs.iter_mut().zip((0..).step_by(LANES)) {
-                let mut sum = [0.0; LANES];
-                for (weight, row) in weights.iter().zip(rows.chunks_exact(width)) {
-                    for (sum, value) in sum.iter_mut().zip(&row[x..x + LANES]) {
-                        *sum += weight * value;
-                    }
-                }
-                *run = sum;
-            }
-            for (value, x) in rest.iter_mut().zip(done..) {
-                *value = weights.iter().zip(rows.chunks_exact(width)).fold(0.0, |sum, (w, row)| sum + w * row[x]);
-            }
+            sum_rows(&plane[first * width..(first + weights.len()) * width], weights, out);
         }
         out
+    }
+}
+
+vectorised! {
+    /// Resamples up to [`TALL`] rows of `width` values: laid on their side, so that they are computed side by side.
+    fn sum_columns(rows: &[f32], width: usize, spans: &[(usize, usize, usize)], weights: &[f32], out: &mut [f32]) {
+        let mut columns = vec![[0.0; TALL]; width];
+        for (y, row) in rows.chunks_exact(width).enumerate() {
+            for (column, value) in columns.iter_mut().zip(row) {
+                column[y] = *value;
+            }
+        }
+        for (x, &(first, start, end)) in spans.iter().enumerate() {
+            let mut sum = [0.0; TALL];
+            for (weight, column) in weights[start..end].iter().zip(&columns[first..]) {
+                for (sum, value) in sum.iter_mut().zip(column) {
+                    *sum += weight * value;
+                }
+            }
+            for (row, sum) in out.chunks_exact_mut(spans.len()).zip(sum) {
+                row[x] = sum;
+            }
+        }
+    }
+
+    /// `out` = the sum of rows of its length, each times its weight.
+    fn sum_rows(rows: &[f32], weights: &[f32], out: &mut [f32]) {
+        let width = out.len();
+        let (runs, rest) = out.as_chunks_mut::<LANES>();
+        let done = runs.len() * LANES;
+        for (run, x) in runs.iter_mut().zip((0..).step_by(LANES)) {
+            let mut sum = [0.0; LANES];
+            for (weight, row) in weights.iter().zip(rows.chunks_exact(width)) {
+                for (sum, value) in sum.iter_mut().zip(&row[x..x + LANES]) {
+                    *sum += weight * value;
+                }
+            }
+            *run = sum;
+        }
+        for (value, x) in rest.iter_mut().zip(done..) {
+            *value = weights.iter().zip(rows.chunks_exact(width)).fold(0.0, |sum, (w, row)| sum + w * row[x]);
+        }
     }
 }
 

@@ -3,11 +3,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Planes, Size};
+use crate::image::{Pixels, Planes, Size};
 use crate::stream::Stream;
+use crate::vectors::vectorised;
 
 use super::Degradation;
-use super::flip::transpose;
+use super::flip::{Move, moved};
 use super::maths;
 use super::spec::{Kind, Param, Spec};
 
@@ -65,34 +66,18 @@ impl Degradation for Rotate {
         check: |_| Ok(()),
     };
 
-    fn apply(&self, image: &mut Planes, _: &mut Stream) -> Result<(), String> {
-        let w = |image: &Planes| image.size().width as usize;
-        let h = |image: &Planes| image.size().height as usize;
+    fn apply(&self, image: &mut Pixels, _: &mut Stream) -> Result<(), String> {
         let quarters = self.angle / 90.0;
         if quarters.fract() != 0.0 {
-            *image = self.resampled(image)?;
+            *image = Pixels::Fractions(self.resampled(image.planes())?);
             return Ok(());
         }
         match quarters.rem_euclid(4.0) as u32 {
-            1 => {
-                *image = transpose(image)?;
-                let w = w(image);
-                image.data_mut().chunks_exact_mut(w).for_each(<[f32]>::reverse);
-            }
-            2 => (0..3).for_each(|channel| image.plane_mut(channel).reverse()),
-            3 => {
-                *image = transpose(image)?;
-                let (w, h) = (w(image), h(image));
-                for channel in 0..3 {
-                    let (upper, lower) = image.plane_mut(channel).split_at_mut(h / 2 * w);
-                    for (a, b) in upper.chunks_exact_mut(w).zip(lower.chunks_exact_mut(w).rev()) {
-                        a.swap_with_slice(b);
-                    }
-                }
-            }
-            _ => {}
+            1 => moved(image, Move::Right),
+            2 => moved(image, Move::Half),
+            3 => moved(image, Move::Left),
+            _ => Ok(()),
         }
-        Ok(())
     }
 }
 
@@ -113,89 +98,179 @@ impl Rotate {
                 ));
             }
         }
-        let turned =
-            Turned { sin, cos, from: size, to: Size::new(wide as u32, high as u32), fill: (self.fill / 255.0) as f32 };
+        let to = Size::new(wide as u32, high as u32);
+        let turned = Turned { sin, cos, from: size, to, filter: self.filter, fill: (self.fill / 255.0) as f32 };
         match self.filter {
-            Filter::Nearest => turned.sample(image, |at| (floor(at + 0.5), [1.0])),
-            Filter::Bilinear => turned.sample(image, |at| {
-                let below = floor(at);
-                let t = at - below as f64;
-                (below, [1.0 - t, t])
-            }),
-            Filter::Bicubic => turned.sample(image, |at| {
-                let below = floor(at);
-                let t = at - below as f64;
-                (below - 1, [1.0 + t, t, 1.0 - t, 2.0 - t].map(cubic))
-            }),
+            Filter::Nearest => turned.sample::<1>(image),
+            Filter::Bilinear => turned.sample::<2>(image),
+            Filter::Bicubic => turned.sample::<4>(image),
         }
     }
 }
 
-/// The greatest whole number not above `x`. (Without a vector unit for it, `f64::floor` is a slow call.)
-fn floor(x: f64) -> i64 {
-    let truncated = x as i64;
-    truncated - i64::from(truncated as f64 > x)
+/// Pixels that are made together.
+const RUN: usize = 64;
+
+/// For each pixel of a run and one axis: the first neighbour, and the weights of all.
+struct Neighbours {
+    first: [i32; RUN],
+    weights: [[f32; RUN]; 4],
 }
 
-/// Where the pixels of a turned image come from.
+impl Neighbours {
+    const NONE: Self = Self { first: [0; RUN], weights: [[0.0; RUN]; 4] };
+}
+
+/// How an image is turned.
 struct Turned {
     sin: f64,
     cos: f64,
     from: Size,
     to: Size,
+    filter: Filter,
     fill: f32,
 }
 
 impl Turned {
-    /// Makes each pixel of N×N neighbours. `axis`: a place along an axis → the first neighbour, perhaps outside, and the
-    /// weights of all. Neighbours outside count as `fill`.
-    fn sample<const N: usize>(&self, image: &Planes, axis: impl Fn(f64) -> (i64, [f64; N])) -> Result<Planes, String> {
-        let (w, h) = (i64::from(self.from.width), i64::from(self.from.height));
-        let planes = [image.plane(0), image.plane(1), image.plane(2)];
-        let mut data = vec![0.0; self.to.pixels() * 3];
-        let (red, rest) = data.split_at_mut(self.to.pixels());
-        let (green, blue) = rest.split_at_mut(self.to.pixels());
-        let mut to = 0;
+    /// Makes each pixel of N×N neighbours. Neighbours outside count as `fill`.
+    fn sample<const N: usize>(&self, image: &Planes) -> Result<Planes, String> {
+        let (w, h) = (self.from.width as usize, self.from.height as usize);
+        let bordered = Bordered::new(image, N, self.fill);
+        let pixels = self.to.pixels();
+        let mut data = vec![0.0; pixels * 3];
+        let (red, rest) = data.split_at_mut(pixels);
+        let (green, blue) = rest.split_at_mut(pixels);
+        let (mut across, mut down) = (Neighbours::NONE, Neighbours::NONE);
+        let mut places = [[0.0; RUN]; 2];
+        let mut mixed = [[0.0; 4]; RUN];
         for y in 0..self.to.height {
             let dy = f64::from(y) + 0.5 - f64::from(self.to.height) / 2.0;
-            for x in 0..self.to.width {
-                let dx = f64::from(x) + 0.5 - f64::from(self.to.width) / 2.0;
-                let (left, across) = axis(self.cos * dx + self.sin * dy + w as f64 / 2.0 - 0.5);
-                let (top, down) = axis(self.cos * dy - self.sin * dx + h as f64 / 2.0 - 0.5);
-                let (across, down) = (across.map(|w| w as f32), down.map(|w| w as f32));
-                let n = N as i64;
-                let inside = left >= 0 && top >= 0 && left + n <= w && top + n <= h;
-                let outside = left >= w || top >= h || left + n <= 0 || top + n <= 0;
-                for (plane, out) in planes.iter().zip([&mut red[to], &mut green[to], &mut blue[to]]) {
-                    let mut sum = 0.0;
-                    if inside {
-                        for (j, down) in down.iter().enumerate() {
-                            let first = (top as usize + j) * w as usize + left as usize;
-                            for (across, value) in across.iter().zip(&plane[first..first + N]) {
-                                sum += down * across * value;
-                            }
-                        }
-                    } else if outside {
-                        sum = self.fill;
-                    } else {
-                        for (y, down) in (top..).zip(down) {
-                            for (x, across) in (left..).zip(across) {
-                                let seen = (0..w).contains(&x) && (0..h).contains(&y);
-                                sum += down * across * if seen { plane[(y * w + x) as usize] } else { self.fill };
-                            }
-                        }
-                    }
-                    *out = sum;
+            for from in (0..self.to.width).step_by(RUN) {
+                for (i, x) in (from..).enumerate().take(RUN) {
+                    let dx = f64::from(x) + 0.5 - f64::from(self.to.width) / 2.0;
+                    places[0][i] = self.cos * dx + self.sin * dy + w as f64 / 2.0 - 0.5;
+                    places[1][i] = self.cos * dy - self.sin * dx + h as f64 / 2.0 - 0.5;
                 }
-                to += 1;
+                find(&places[0], self.filter, N, w, &mut across);
+                find(&places[1], self.filter, N, h, &mut down);
+                mix::<N>(&bordered, &across, &down, &mut mixed);
+                let at = y as usize * self.to.width as usize + from as usize;
+                let run = at..at + RUN.min((self.to.width - from) as usize);
+                let planes = red[run.clone()].iter_mut().zip(&mut green[run.clone()]).zip(&mut blue[run]);
+                for (((r, g), b), pixel) in planes.zip(&mixed) {
+                    [*r, *g, *b, _] = *pixel;
+                }
             }
         }
         Planes::from_data(self.to, data).ok_or_else(|| "the turned image has a wrong size".into())
     }
 }
 
+/// Interleaved pixels (the fourth value is nothing) within a border of `fill`.
+struct Bordered {
+    pixels: Vec<[f32; 4]>,
+    /// Pixels of border on each side.
+    border: usize,
+    width: usize,
+    height: usize,
+    fill: f32,
+}
+
+impl Bordered {
+    fn new(image: &Planes, border: usize, fill: f32) -> Self {
+        let (w, h) = (image.size().width as usize, image.size().height as usize);
+        let (width, height) = (w + 2 * border, h + 2 * border);
+        let mut pixels = vec![[fill; 4]; width * height];
+        for (y, row) in pixels.chunks_exact_mut(width).skip(border).take(h).enumerate() {
+            let [r, g, b] = [0, 1, 2].map(|channel| &image.plane(channel)[y * w..(y + 1) * w]);
+            for (((pixel, r), g), b) in row[border..].iter_mut().zip(r).zip(g).zip(b) {
+                *pixel = [*r, *g, *b, 0.0];
+            }
+        }
+        Self { pixels, border, width, height, fill }
+    }
+}
+
+vectorised! {
+    /// The neighbours of `places` on an axis of `n` pixels within a border of `border`. Where all of them lie outside, the
+    /// first one is the first of the border, or the first behind the image.
+    fn find(places: &[f64; RUN], filter: Filter, border: usize, n: usize, out: &mut Neighbours) {
+        // The least and the greatest place that tells something.
+        let (least, greatest) = (-(border as f64), n as f64 + 1.0);
+        let [a, b, c, d] = &mut out.weights;
+        for (i, place) in places.iter().enumerate() {
+            let place = place.clamp(least, greatest);
+            let below = floor(if filter == Filter::Nearest { place + 0.5 } else { place });
+            let first = whole(below) + border as i32 - i32::from(filter == Filter::Bicubic);
+            out.first[i] = first.clamp(0, (n + border) as i32);
+            let t = place - below;
+            match filter {
+                Filter::Nearest => a[i] = 1.0,
+                Filter::Bilinear => (a[i], b[i]) = ((1.0 - t) as f32, t as f32),
+                Filter::Bicubic => {
+                    (a[i], b[i]) = (far(1.0 + t) as f32, near(t) as f32);
+                    (c[i], d[i]) = (near(1.0 - t) as f32, far(2.0 - t) as f32);
+                }
+            }
+        }
+    }
+
+    /// Each pixel of a run from its N×N neighbours; `fill` where none of them lies inside.
+    fn mix<const N: usize>(image: &Bordered, across: &Neighbours, down: &Neighbours, out: &mut [[f32; 4]; RUN]) {
+        let Bordered { pixels, border, width, height, fill } = image;
+        let inside = |first: usize, side: usize| first > 0 && first < side - border;
+        for (i, out) in out.iter_mut().enumerate() {
+            let (left, top) = (across.first[i] as usize, down.first[i] as usize);
+            let mut sum = [0.0; 4];
+            if inside(left, *width) && inside(top, *height) {
+                for j in 0..N {
+                    let row = &pixels[(top + j) * width + left..][..N];
+                    for k in 0..N {
+                        let weight = down.weights[j][i] * across.weights[k][i];
+                        for (sum, value) in sum.iter_mut().zip(&row[k]) {
+                            *sum += weight * value;
+                        }
+                    }
+                }
+            } else {
+                sum = [*fill; 4];
+            }
+            *out = sum;
+        }
+    }
+}
+
+/// Adding it to a number far smaller rounds that to a whole one, whose bits are then the sum's lowest. (Vector units have no
+/// instruction for Rust's `as i32`, which saturates.)
+const WHOLE: f64 = 6_755_399_441_055_744.0;
+
+#[inline(always)]
+fn floor(x: f64) -> f64 {
+    let nearest = (x + WHOLE) - WHOLE;
+    if nearest > x { nearest - 1.0 } else { nearest }
+}
+
+/// A whole number as an integer.
+#[inline(always)]
+fn whole(x: f64) -> i32 {
+    (x + WHOLE).to_bits() as i32
+}
+
+/// Keys' cubic with a = −½, for distances 0 to 1.
+#[inline(always)]
+fn near(x: f64) -> f64 {
+    ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+}
+
+/// The same for distances 1 to 2.
+#[inline(always)]
+fn far(x: f64) -> f64 {
+    (((x - 5.0) * x + 8.0) * x - 4.0) * A
+}
+
+const A: f64 = -0.5;
+
 /// Keys' cubic with a = −½, for distances 0 to 2.
 pub(crate) fn cubic(x: f64) -> f64 {
-    const A: f64 = -0.5;
-    if x < 1.0 { ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0 } else { (((x - 5.0) * x + 8.0) * x - 4.0) * A }
+    if x < 1.0 { near(x) } else { far(x) }
 }

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Image, Planes, Rounding};
+use crate::image::Pixels;
 use crate::stream::Stream;
 
 use super::Degradation;
@@ -29,19 +29,21 @@ impl Degradation for Webp {
         check: |_| Ok(()),
     };
 
-    fn apply(&self, image: &mut Planes, _: &mut Stream) -> Result<(), String> {
+    fn apply(&self, image: &mut Pixels, _: &mut Stream) -> Result<(), String> {
         let size = image.size();
         if size.width > LONGEST || size.height > LONGEST {
             let (w, h) = (size.width, size.height);
             return Err(format!("an image of {w}x{h} pixels is too large: a WebP file holds at most {LONGEST} a side"));
         }
-        let levels = image.to_image(Rounding::Round);
+        let levels = image.levels();
         let file = webp::Encoder::from_rgb(levels.as_bytes(), size.width, size.height)
             .encode_simple(false, self.quality as f32)
             .map_err(|e| format!("the image cannot be encoded: {e:?}"))?;
         let decoded = webp::Decoder::new(&file).decode().ok_or("the encoded image cannot be decoded")?;
-        let decoded = Image::from_rgb(size, decoded.to_vec()).ok_or("the decoded image has another size")?;
-        *image = Planes::from_image(&decoded);
+        if decoded.len() != levels.as_bytes().len() {
+            return Err("the decoded image has another size".into());
+        }
+        levels.as_bytes_mut().copy_from_slice(&decoded);
         Ok(())
     }
 }

@@ -1,9 +1,14 @@
-//! Pixels: [`Image`] between stages, [`Planes`] inside a recipe.
+//! Pixels: [`Image`] between stages, [`Planes`] or either ([`Pixels`]) inside a recipe.
 
+pub mod jpeg;
 pub mod orient;
 pub mod resize;
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
+
+use crate::vectors::vectorised;
 
 /// Width and height in pixels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -90,6 +95,16 @@ impl Image {
         self.data
     }
 
+    /// The pixels, row by row.
+    pub fn pixels(&self) -> &[[u8; 3]] {
+        self.data.as_chunks().0
+    }
+
+    /// The pixels, row by row, to edit.
+    pub fn pixels_mut(&mut self) -> &mut [[u8; 3]] {
+        self.data.as_chunks_mut().0
+    }
+
     /// The three channels' values at column `x`, row `y`.
     pub fn pixel(&self, x: u32, y: u32) -> [u8; 3] {
         let at = (y as usize * self.size.width as usize + x as usize) * 3;
@@ -126,34 +141,19 @@ impl Planes {
 
     /// `image / 255`.
     pub fn from_image(image: &Image) -> Self {
-        let n = image.size.pixels();
-        let mut data = vec![0.0; n * 3];
-        let (r, rest) = data.split_at_mut(n);
-        let (g, b) = rest.split_at_mut(n);
-        for (i, rgb) in image.data.chunks_exact(3).enumerate() {
-            r[i] = f32::from(rgb[0]) / 255.0;
-            g[i] = f32::from(rgb[1]) / 255.0;
-            b[i] = f32::from(rgb[2]) / 255.0;
-        }
+        let mut data = vec![0.0; image.size.pixels() * 3];
+        fractions(image.pixels(), &mut data);
         Self { size: image.size, data }
     }
 
     /// Clips to `[0, 1]` and goes back to 8 bits (see [`Rounding`]).
     pub fn to_image(&self, how: Rounding) -> Image {
-        let n = self.size.pixels();
         let offset = match how {
             Rounding::Round => 0.5,
             Rounding::Trunc => 0.0,
         };
-        let quantise = |v: f32| (v.clamp(0.0, 1.0) * 255.0 + offset) as u8;
-        let mut data = vec![0u8; n * 3];
-        let (r, rest) = self.data.split_at(n);
-        let (g, b) = rest.split_at(n);
-        for (i, rgb) in data.chunks_exact_mut(3).enumerate() {
-            rgb[0] = quantise(r[i]);
-            rgb[1] = quantise(g[i]);
-            rgb[2] = quantise(b[i]);
-        }
+        let mut data = vec![0u8; self.data.len()];
+        levels(&self.data, offset, data.as_chunks_mut().0);
         Image { size: self.size, data }
     }
 
@@ -182,6 +182,99 @@ impl Planes {
     pub fn plane_mut(&mut self, c: usize) -> &mut [f32] {
         let n = self.size.pixels();
         &mut self.data[c * n..(c + 1) * n]
+    }
+}
+
+vectorised! {
+    fn fractions(pixels: &[[u8; 3]], planes: &mut [f32]) {
+        let (r, rest) = planes.split_at_mut(pixels.len());
+        let (g, b) = rest.split_at_mut(pixels.len());
+        for (((rgb, r), g), b) in pixels.iter().zip(r).zip(g).zip(b) {
+            *r = f32::from(rgb[0]) / 255.0;
+            *g = f32::from(rgb[1]) / 255.0;
+            *b = f32::from(rgb[2]) / 255.0;
+        }
+    }
+
+    fn levels(planes: &[f32], offset: f32, pixels: &mut [[u8; 3]]) {
+        let (r, rest) = planes.split_at(pixels.len());
+        let (g, b) = rest.split_at(pixels.len());
+        // Narrowed first and then interleaved: both at once is more than a compiler makes good code of.
+        let (mut red, mut green, mut blue) = ([0; RUN], [0; RUN], [0; RUN]);
+        for (((pixels, r), g), b) in pixels.chunks_mut(RUN).zip(r.chunks(RUN)).zip(g.chunks(RUN)).zip(b.chunks(RUN)) {
+            narrow(r, offset, &mut red);
+            narrow(g, offset, &mut green);
+            narrow(b, offset, &mut blue);
+            for (((pixel, r), g), b) in pixels.iter_mut().zip(&red).zip(&green).zip(&blue) {
+                *pixel = [*r, *g, *b];
+            }
+        }
+    }
+}
+
+/// Pixels that are narrowed at once.
+const RUN: usize = 64;
+
+#[inline(always)]
+fn narrow(values: &[f32], offset: f32, levels: &mut [u8; RUN]) {
+    /// Adding it to a small number rounds that to a whole one, whose bits are then the sum's lowest.
+    const WHOLE: f32 = 8_388_608.0;
+    for (level, value) in levels.iter_mut().zip(values) {
+        // Rust's `as u8` saturates, for which CPUs have no vector instruction. (NaN becomes 0 either way.)
+        let value = value.clamp(0.0, 1.0) * 255.0 + offset;
+        let nearest = (value + WHOLE) - WHOLE;
+        let below = if nearest > value { nearest - 1.0 } else { nearest };
+        *level = (below + WHOLE).to_bits() as u8;
+    }
+}
+
+/// An image between operations: 8 bits as long as that holds it, so that what moves or replaces whole pixels need not
+/// leave them.
+#[derive(Debug, Clone)]
+pub enum Pixels {
+    /// 8-bit levels; copied where they are edited and others see them too.
+    Levels(Arc<Image>),
+    /// Fractions of the largest level.
+    Fractions(Planes),
+}
+
+impl Pixels {
+    /// Width and height.
+    pub fn size(&self) -> Size {
+        match self {
+            Self::Levels(image) => image.size(),
+            Self::Fractions(planes) => planes.size(),
+        }
+    }
+
+    /// The pixels as fractions, to edit.
+    pub fn planes(&mut self) -> &mut Planes {
+        if let Self::Levels(image) = self {
+            *self = Self::Fractions(Planes::from_image(image));
+        }
+        match self {
+            Self::Fractions(planes) => planes,
+            Self::Levels(_) => unreachable!("they were made fractions just now"),
+        }
+    }
+
+    /// The pixels as levels, to edit; rounded and clipped, if they were fractions.
+    pub fn levels(&mut self) -> &mut Image {
+        if let Self::Fractions(planes) = self {
+            *self = Self::Levels(Arc::new(planes.to_image(Rounding::Round)));
+        }
+        match self {
+            Self::Levels(image) => Arc::make_mut(image),
+            Self::Fractions(_) => unreachable!("they were made levels just now"),
+        }
+    }
+
+    /// The 8-bit image; fractions are clipped and rounded as `how` says.
+    pub fn into_image(self, how: Rounding) -> Image {
+        match self {
+            Self::Levels(image) => Arc::unwrap_or_clone(image),
+            Self::Fractions(planes) => planes.to_image(how),
+        }
     }
 }
 

@@ -8,8 +8,7 @@
 //! here from the four basic operations. It may differ from a C library's in the last bits, 1e-15 or so; a weight is
 //! a multiple of 2e-7, so it would have to lie within 1e-15 of the middle between two for that to show.
 //!
-//! For speed a weight is kept as two 16-bit halves: 8-bit pixel × 16-bit number is the product for which every CPU has
-//! a vector instruction. The horizontal pass works on 16 rows at once, transposed, so that both passes are one kernel.
+//! The horizontal pass works on 16 rows at once, transposed, so that both passes are one kernel.
 //!
 //! (long because both passes are written out in the shapes that compilers vectorise)
 
@@ -19,6 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Image, Size};
+use crate::vectors::vectorised;
 
 /// The window that a new pixel is averaged with. Widths are in source pixels when enlarging; shrinking stretches them by
 /// the scale, which is the antialiasing.
@@ -82,26 +82,18 @@ fn sin_pi(x: f64) -> f64 {
 
 /// Fractional bits of a weight: 32, less 8 for the pixel, less 2 for sign and overshoot.
 const PRECISION: u32 = 22;
-/// Bits in a weight's lower half; 15, so that it is a positive i16.
-const HALF: u32 = 15;
 /// Values computed at once.
 const LANES: usize = 16;
 /// Bytes that the rows between the two passes may take before the image is done in vertical strips: they stay in a
 /// core's cache, and extreme sizes (1×60,000 to 60,000×60,001) need no more memory than this or one column.
 const BETWEEN: usize = 512 << 10;
 
-/// `high · 2^15 + low`, in units of 2^−22.
-#[derive(Clone, Copy)]
-struct Weight {
-    low: i16,
-    high: i16,
-}
-
 /// Which source pixels make an output pixel, for all of one axis.
 struct Windows {
     /// For each output pixel the first source pixel, and where its weights start and end in `weights`.
     spans: Vec<(usize, usize, usize)>,
-    weights: Vec<Weight>,
+    /// In units of 2^−22.
+    weights: Vec<i32>,
 }
 
 impl Windows {
@@ -125,7 +117,7 @@ impl Windows {
             for &w in &window {
                 let w = if sum == 0.0 { w } else { w / sum };
                 let fixed = (w * f64::from(1 << PRECISION) + if w < 0.0 { -0.5 } else { 0.5 }) as i32;
-                weights.push(Weight { low: (fixed & ((1 << HALF) - 1)) as i16, high: (fixed >> HALF) as i16 });
+                weights.push(fixed);
             }
             spans.push((first as usize, from, weights.len()));
         }
@@ -133,29 +125,26 @@ impl Windows {
     }
 
     /// The first source pixel of output pixel `i`, and the weights from there on.
-    fn at(&self, i: usize) -> (usize, &[Weight]) {
+    fn at(&self, i: usize) -> (usize, &[i32]) {
         let (first, from, to) = self.spans[i];
         (first, &self.weights[from..to])
     }
 }
 
 /// The sum of `pixels · weights` for 16 values side by side, rounded and clipped.
-///
-/// The halves are summed apart and wrap; their total is Pillow's 32-bit sum exactly.
-#[inline(never)]
-fn weigh<'a>(taps: impl Iterator<Item = (&'a [u8; LANES], Weight)>) -> [u8; LANES] {
-    let mut low = [0i32; LANES];
-    let mut high = [0i32; LANES];
+#[inline(always)]
+fn weigh<'a>(taps: impl Iterator<Item = (&'a [u8; LANES], i32)>) -> [u8; LANES] {
+    let mut sum = [1i32 << (PRECISION - 1); LANES];
     for (pixels, weight) in taps {
         for lane in 0..LANES {
-            low[lane] = low[lane].wrapping_add(i32::from(pixels[lane]) * i32::from(weight.low));
-            high[lane] = high[lane].wrapping_add(i32::from(pixels[lane]) * i32::from(weight.high));
+            sum[lane] = sum[lane].wrapping_add(i32::from(pixels[lane]).wrapping_mul(weight));
         }
     }
-    std::array::from_fn(|lane| {
-        let sum = (high[lane] << HALF).wrapping_add(low[lane]).wrapping_add(1 << (PRECISION - 1));
-        (sum >> PRECISION).clamp(0, 255) as u8
-    })
+    let mut levels = [0; LANES];
+    for (level, sum) in levels.iter_mut().zip(sum) {
+        *level = (sum >> PRECISION).clamp(0, 255) as u8;
+    }
+    levels
 }
 
 /// The side of a square of bytes that is transposed at once, as eight 64-bit words.
@@ -174,6 +163,7 @@ fn transpose(words: &mut [u64; SQUARE]) {
 }
 
 /// Lays up to 16 rows, `stride` bytes apart, on their side: `columns[x][y]` becomes byte `x` of row `y`.
+#[inline(always)]
 fn stand(rows: &[u8], stride: usize, columns: &mut [[u8; LANES]]) {
     let width = columns.len();
     for (half, rows) in rows.chunks(stride * SQUARE).enumerate() {
@@ -198,6 +188,7 @@ fn stand(rows: &[u8], stride: usize, columns: &mut [[u8; LANES]]) {
 }
 
 /// The way back: byte `x` of row `y` becomes `columns[x][y]`, for as many rows as there are.
+#[inline(always)]
 fn lay(columns: &[[u8; LANES]], rows: &mut [u8], stride: usize) {
     let width = columns.len();
     for (half, rows) in rows.chunks_mut(stride * SQUARE).enumerate() {
@@ -217,44 +208,54 @@ fn lay(columns: &[[u8; LANES]], rows: &mut [u8], stride: usize) {
     }
 }
 
-/// Resamples `rows` (each `width` bytes) to the output columns `columns`; row `y` goes to `out[y · out_stride..]`.
-fn horizontal(rows: &[u8], width: usize, windows: &Windows, columns: Range<usize>, out: &mut [u8], out_stride: usize) {
-    let reach = |x| {
-        let (first, weights) = windows.at(x);
-        (first, first + weights.len())
-    };
-    let start = columns.clone().map(|x| reach(x).0).min().unwrap_or(0);
-    let end = columns.clone().map(|x| reach(x).1).max().unwrap_or(0);
-    let mut before = vec![[0u8; LANES]; (end - start) * 3];
-    let mut after = vec![[0u8; LANES]; columns.len() * 3];
-    for (rows, out) in rows.chunks(width * LANES).zip(out.chunks_mut(out_stride * LANES)) {
-        stand(&rows[start * 3..], width, &mut before);
-        for (x, pixel) in columns.clone().zip(after.as_chunks_mut::<3>().0) {
+vectorised! {
+    /// Resamples `rows` (each `width` bytes) to the output columns `columns`; row `y` goes to `out[y · out_stride..]`.
+    fn horizontal(rows: &[u8], width: usize, windows: &Windows, columns: Range<usize>, out: &mut [u8], out_stride: usize) {
+        let reach = |x| {
             let (first, weights) = windows.at(x);
-            let pixels = &before[(first - start) * 3..];
-            for (c, lanes) in pixel.iter_mut().enumerate() {
-                *lanes = weigh(pixels.iter().skip(c).step_by(3).zip(weights.iter().copied()));
+            (first, first + weights.len())
+        };
+        let start = columns.clone().map(|x| reach(x).0).min().unwrap_or(0);
+        let end = columns.clone().map(|x| reach(x).1).max().unwrap_or(0);
+        let mut before = vec![[0u8; LANES]; (end - start) * 3];
+        let mut after = vec![[0u8; LANES]; columns.len() * 3];
+        for (rows, out) in rows.chunks(width * LANES).zip(out.chunks_mut(out_stride * LANES)) {
+            stand(&rows[start * 3..], width, &mut before);
+            for (x, pixel) in columns.clone().zip(after.as_chunks_mut::<3>().0) {
+                let (first, weights) = windows.at(x);
+                let pixels = &before[(first - start) * 3..];
+                if weights.len() == 1 {
+                    pixel.copy_from_slice(&pixels[..3]);
+                    continue;
+                }
+                for (c, lanes) in pixel.iter_mut().enumerate() {
+                    *lanes = weigh(pixels.iter().skip(c).step_by(3).zip(weights.iter().copied()));
+                }
             }
+            lay(&after, out, out_stride);
         }
-        lay(&after, out, out_stride);
     }
-}
 
-/// Resamples the columns of `rows` (each `width` bytes) to output rows that begin `out_stride` bytes apart.
-fn vertical(rows: &[u8], width: usize, windows: &Windows, out: &mut [u8], out_stride: usize) {
-    for (y, out) in out.chunks_mut(out_stride).enumerate() {
-        let (first, weights) = windows.at(y);
-        let window = || rows.chunks(width).skip(first).zip(weights.iter().copied());
-        let (blocks, rest) = out[..width].as_chunks_mut::<LANES>();
-        for (i, block) in blocks.iter_mut().enumerate() {
-            *block = weigh(window().map(|(row, weight)| (&row.as_chunks().0[i], weight)));
+    /// Resamples the columns of `rows` (each `width` bytes) to output rows that begin `out_stride` bytes apart.
+    fn vertical(rows: &[u8], width: usize, windows: &Windows, out: &mut [u8], out_stride: usize) {
+        for (y, out) in out.chunks_mut(out_stride).enumerate() {
+            let (first, weights) = windows.at(y);
+            if weights.len() == 1 {
+                out[..width].copy_from_slice(&rows[first * width..(first + 1) * width]);
+                continue;
+            }
+            let window = || rows.chunks(width).skip(first).zip(weights.iter().copied());
+            let (blocks, rest) = out[..width].as_chunks_mut::<LANES>();
+            for (i, block) in blocks.iter_mut().enumerate() {
+                *block = weigh(window().map(|(row, weight)| (&row.as_chunks().0[i], weight)));
+            }
+            let done = width - rest.len();
+            let mut tail = vec![[0u8; LANES]; if rest.is_empty() { 0 } else { weights.len() }];
+            for (lanes, (row, _)) in tail.iter_mut().zip(window()) {
+                lanes[..rest.len()].copy_from_slice(&row[done..]);
+            }
+            rest.copy_from_slice(&weigh(tail.iter().zip(weights.iter().copied()))[..rest.len()]);
         }
-        let done = width - rest.len();
-        let mut tail = vec![[0u8; LANES]; if rest.is_empty() { 0 } else { weights.len() }];
-        for (lanes, (row, _)) in tail.iter_mut().zip(window()) {
-            lanes[..rest.len()].copy_from_slice(&row[done..]);
-        }
-        rest.copy_from_slice(&weigh(tail.iter().zip(weights.iter().copied()))[..rest.len()]);
     }
 }
 

@@ -22,7 +22,10 @@ const WAITING: f64 = 0.2;
 pub struct Meter {
     started: Instant,
     workers: usize,
-    pub(super) rows: AtomicU64,
+    rows: AtomicU64,
+    /// When the first and the last row so far were finished, nanoseconds since the start; 0 before there is one.
+    first_row: AtomicU64,
+    last_row: AtomicU64,
     pub(super) failed: AtomicU64,
     /// Rows that `max_failed_share` is judged by: not those that a storm may still take back.
     pub(super) judged: AtomicU64,
@@ -78,6 +81,8 @@ impl Meter {
             started: Instant::now(),
             workers,
             rows: AtomicU64::new(0),
+            first_row: AtomicU64::new(0),
+            last_row: AtomicU64::new(0),
             failed: AtomicU64::new(0),
             judged: AtomicU64::new(0),
             judged_failed: AtomicU64::new(0),
@@ -89,6 +94,15 @@ impl Meter {
 
     fn slow(&self) -> MutexGuard<'_, Slow> {
         self.slow.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A worker finished `rows` rows.
+    pub(super) fn add_rows(&self, rows: u64) {
+        let now = self.started.elapsed().as_nanos() as u64;
+        if self.rows.fetch_add(rows, Relaxed) == 0 {
+            self.first_row.store(now, Relaxed);
+        }
+        self.last_row.fetch_max(now, Relaxed);
     }
 
     /// A thread spent `time` in `stage`.
@@ -179,6 +193,7 @@ impl Meter {
         let slow = self.slow();
         let elapsed_s = self.started.elapsed().as_secs_f64();
         let stages = self.shares(&Totals::default(), &totals, elapsed_s);
+        let at = |ns: &AtomicU64| Some(ns.load(Relaxed)).filter(|ns| *ns > 0).map(|ns| ns as f64 / 1e9);
         Summary {
             rows: slow.published,
             rows_before: slow.rows_before,
@@ -187,6 +202,8 @@ impl Meter {
             parts: slow.parts,
             bytes: slow.bytes,
             elapsed_s,
+            first_row_s: at(&self.first_row),
+            last_row_s: at(&self.last_row),
             rows_per_s: slow.published as f64 / elapsed_s.max(1e-9),
             limiting: limiting(&stages),
             stages,

@@ -137,7 +137,7 @@ impl Crew {
                 }
             }
         }
-        self.meter.rows.fetch_add(samples.len() as u64, Relaxed);
+        self.meter.add_rows(samples.len() as u64);
         let failed = samples.iter().filter(|sample| sample.failure.is_some()).count();
         self.meter.failed.fetch_add(failed as u64, Relaxed);
         if provisional.is_none() {

@@ -60,6 +60,10 @@ pub struct Summary {
     pub bytes: u64,
     /// Seconds from start to end.
     pub elapsed_s: f64,
+    /// Seconds from start until the first row was finished, published or not; `None` without rows.
+    pub first_row_s: Option<f64>,
+    /// The same for the last row.
+    pub last_row_s: Option<f64>,
     /// Rows a second over the whole run.
     pub rows_per_s: f64,
     /// How busy each stage was over the whole run, in the order of the flow.

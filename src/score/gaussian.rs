@@ -8,6 +8,7 @@
 //! photograph and the same brightened until it saturates).
 
 use super::{C1, C2, LUMA, LUMA_UNIT, Pair, Sum};
+use crate::vectors::vectorised;
 
 /// The window's width.
 const WINDOW: usize = 11;
@@ -18,6 +19,10 @@ const WEIGHTS: [f32; REACH + 1] =
     [0.266_011_71, 0.213_005_54, 0.109_360_69, 0.036_000_773, 0.007_598_758, 0.001_028_380_1];
 /// Windows in a tile, downwards.
 const TALL: usize = 64;
+/// Rows of windows that are computed together, one map after the other, so that its rows in use stay in the nearest cache.
+const GROUP: usize = 4;
+/// Rows in use for them.
+const RING: usize = WINDOW - 1 + GROUP;
 /// Of every so many rows of a tile one is looked at for its mean.
 const SAMPLED: usize = 16;
 /// Values in a tile from left to right, its margins not counted.
@@ -30,27 +35,17 @@ const WIDE: usize = (STRIP + 3 * 2 * REACH).next_multiple_of(LANES);
 /// One row of the four maps.
 type Maps = [[f32; WIDE]; 4];
 
+/// Makes p and m of the bytes of a row of pixels of both images.
+type Load = fn([&[u8]; 2], &mut [f32], &mut [f32]);
+
 /// Over RGB, windows inside the image. `None` if there is no room for one.
 pub(super) fn rgb(pair: &Pair<'_>) -> Option<f64> {
-    mean::<3>(pair, |row, values| {
-        for (value, &byte) in values.iter_mut().zip(row) {
-            *value = f32::from(byte) - 128.0;
-        }
-    })
+    mean::<3>(pair, load_rgb)
 }
 
 /// Of the luma, windows inside the image. `None` if there is no room for one.
 pub(super) fn luma(pair: &Pair<'_>) -> Option<f64> {
-    const CENTRE: f32 = (128 - 16) as f32 * LUMA_UNIT as f32;
-    const LEVEL: f32 = (1.0 / LUMA_UNIT) as f32;
-    let [red, green, blue] = LUMA.map(|weight| weight as f32);
-    mean::<1>(pair, |row, values| {
-        for (value, rgb) in values.iter_mut().zip(row.as_chunks::<3>().0) {
-            let [r, g, b] = rgb.map(f32::from);
-            // Whole numbers below 2^24 up to here, so exact.
-            *value = (r * red - CENTRE + g * green + b * blue) * LEVEL;
-        }
-    })
+    mean::<1>(pair, load_luma)
 }
 
 /// Over RGB, a window around each pixel, the image mirrored at its outermost pixels. `None` if a side has no room for that.
@@ -75,41 +70,53 @@ pub(super) fn rgb_reflected(pair: &Pair<'_>) -> Option<f64> {
 }
 
 /// The mean over all windows, of `STEP` interleaved channels that `load` makes from the bytes of a row's pixels.
-fn mean<const STEP: usize>(pair: &Pair<'_>, load: impl Fn(&[u8], &mut [f32])) -> Option<f64> {
+fn mean<const STEP: usize>(pair: &Pair<'_>, load: Load) -> Option<f64> {
     let margin = STEP * 2 * REACH;
     let values = (pair.width * STEP).checked_sub(margin).filter(|&n| n > 0)?;
     let rows = pair.height.checked_sub(2 * REACH).filter(|&n| n > 0)?;
-    let mut ring = vec![[[0.0; WIDE]; 4]; WINDOW];
-    let mut columns: Maps = [[0.0; WIDE]; 4];
-    let mut maps = [[0.0; STRIP]; 4];
+    let mut ring = vec![[[0.0; WIDE]; 4]; RING];
+    let mut column = [0.0; WIDE];
+    let mut maps = [[[0.0; STRIP]; GROUP]; 4];
     let mut sum = Sum::default();
     for top in (0..rows).step_by(TALL) {
-        let bottom = rows.min(top + TALL) + 2 * REACH;
+        let bottom = rows.min(top + TALL);
         for from in (0..values).step_by(STRIP) {
             let strip = STRIP.min(values - from);
             let wide = strip + margin;
             let bytes = from / STEP * 3..(from + wide) / STEP * 3;
             let sums = |y, maps: &mut Maps| {
                 let [a, b] = pair.row(y).map(|row| &row[bytes.clone()]);
-                sums(a, b, &load, maps, wide);
+                sums(a, b, load, maps, wide);
             };
-            let centre = centre::<STEP>((top..bottom).step_by(SAMPLED), sums, wide);
-            for y in top..bottom {
-                sums(y, &mut ring[y % WINDOW]);
-                spread(&mut ring[y % WINDOW], &centre, wide);
-                if y - top + 1 < WINDOW {
-                    continue;
+            let centre = centre::<STEP>((top..bottom + 2 * REACH).step_by(SAMPLED), sums, wide);
+            let mut next = top;
+            for first in (top..bottom).step_by(GROUP) {
+                let group = GROUP.min(bottom - first);
+                while next < first + group + 2 * REACH {
+                    sums(next, &mut ring[next % RING]);
+                    spread(&mut ring[next % RING], &centre, wide);
+                    next += 1;
                 }
-                for (map, out) in columns.iter_mut().enumerate() {
-                    let window = std::array::from_fn(|k| &ring[(y + 1 + k) % WINDOW][map][..]);
-                    weigh(window, &mut out[..wide.next_multiple_of(LANES)]);
+                for (map, outs) in maps.iter_mut().enumerate() {
+                    for (out, y) in outs.iter_mut().zip(first..first + group) {
+                        let mut window = [&ring[0][map][..]; WINDOW];
+                        for (k, values) in window.iter_mut().enumerate() {
+                            *values = &ring[(y + k) % RING][map];
+                        }
+                        weigh(window, &mut column[..wide.next_multiple_of(LANES)]);
+                        let mut window = [&column[..]; WINDOW];
+                        for (k, values) in window.iter_mut().enumerate() {
+                            *values = &column[k * STEP..];
+                        }
+                        weigh(window, &mut out[..strip.next_multiple_of(LANES)]);
+                    }
                 }
-                for (column, out) in columns.iter().zip(&mut maps) {
-                    let window = std::array::from_fn(|k| &column[k * STEP..]);
-                    weigh(window, &mut out[..strip.next_multiple_of(LANES)]);
+                let [plus, minus, plus_squared, minus_squared] = &mut maps;
+                let others = minus.iter().zip(plus_squared.iter().zip(minus_squared.iter()));
+                for (plus, (minus, (plus_squared, minus_squared))) in plus.iter_mut().zip(others).take(group) {
+                    similarity(&mut plus[..strip], minus, plus_squared, minus_squared, &centre);
+                    sum.add(&plus[..strip]);
                 }
-                similarity(&mut maps, &centre, strip);
-                sum.add(&maps[0][..strip]);
             }
         }
     }
@@ -117,14 +124,9 @@ fn mean<const STEP: usize>(pair: &Pair<'_>, load: impl Fn(&[u8], &mut [f32])) ->
 }
 
 /// Fills the first two maps of one row with p and m.
-#[inline(always)]
-fn sums(a: &[u8], b: &[u8], load: &impl Fn(&[u8], &mut [f32]), maps: &mut Maps, wide: usize) {
+fn sums(a: &[u8], b: &[u8], load: Load, maps: &mut Maps, wide: usize) {
     let [plus, minus, ..] = maps.each_mut().map(|map| &mut map[..wide]);
-    load(a, plus);
-    load(b, minus);
-    for (a, b) in plus.iter_mut().zip(minus) {
-        (*a, *b) = (*a + *b, *a - *b);
-    }
+    load([a, b], plus, minus);
 }
 
 /// Whole numbers less than 1 from the means of p and m in a tile, judged by some of its rows, for each channel; laid out as
@@ -150,50 +152,93 @@ fn centre<const STEP: usize>(
     totals.map(|totals| std::array::from_fn(|i| (totals[i % STEP] / pixels) as i32 as f32))
 }
 
-/// Takes the centre from p and m, and fills the maps of their squares.
-#[inline(never)]
-fn spread(maps: &mut Maps, centre: &[[f32; WIDE]; 2], wide: usize) {
-    let [plus, minus, plus_squared, minus_squared] = maps.each_mut().map(|map| &mut map[..wide]);
-    let [plus_centre, minus_centre] = centre.each_ref().map(|centre| &centre[..wide]);
-    for i in 0..wide {
-        let [p, m] = [plus[i] - plus_centre[i], minus[i] - minus_centre[i]];
-        plus[i] = p;
-        minus[i] = m;
-        plus_squared[i] = p * p;
-        minus_squared[i] = m * m;
+vectorised! {
+    /// p and m of RGB less 128.
+    fn load_rgb(rows: [&[u8]; 2], plus: &mut [f32], minus: &mut [f32]) {
+        for (((a, b), plus), minus) in rows[0].iter().zip(rows[1]).zip(plus).zip(minus) {
+            let [a, b] = [f32::from(*a) - 128.0, f32::from(*b) - 128.0];
+            (*plus, *minus) = (a + b, a - b);
+        }
     }
-}
 
-/// `out[i]` = the weighted sum of the eleven values `window[..][i]`. Lengths are multiples of [`LANES`].
-#[inline(never)]
-fn weigh(window: [&[f32]; WINDOW], out: &mut [f32]) {
-    let out = out.as_chunks_mut::<LANES>().0;
-    let window = window.map(|values| &values.as_chunks::<LANES>().0[..out.len()]);
-    for (i, out) in out.iter_mut().enumerate() {
-        let mut sum = window[REACH][i].map(|centre| centre * WEIGHTS[0]);
-        for k in 1..=REACH {
-            let [before, after] = [&window[REACH - k][i], &window[REACH + k][i]];
+    /// p and m of the luma less 128, without the 16 that MATLAB adds.
+    fn load_luma(rows: [&[u8]; 2], plus: &mut [f32], minus: &mut [f32]) {
+        const CENTRE: f32 = (128 - 16) as f32 * LUMA_UNIT as f32;
+        const LEVEL: f32 = (1.0 / LUMA_UNIT) as f32;
+        let [red, green, blue] = LUMA.map(|weight| weight as f32);
+        let luma = |rgb: &[u8; 3]| {
+            let [r, g, b] = [f32::from(rgb[0]), f32::from(rgb[1]), f32::from(rgb[2])];
+            // Whole numbers below 2^24 up to here, so exact.
+            (r * red - CENTRE + g * green + b * blue) * LEVEL
+        };
+        let pixels = rows[0].as_chunks().0.iter().zip(rows[1].as_chunks().0);
+        for (((a, b), plus), minus) in pixels.zip(plus).zip(minus) {
+            let [a, b] = [luma(a), luma(b)];
+            (*plus, *minus) = (a + b, a - b);
+        }
+    }
+
+    /// Takes the centre from p and m, and fills the maps of their squares.
+    fn spread(maps: &mut Maps, centre: &[[f32; WIDE]; 2], wide: usize) {
+        let [plus, minus, plus_squared, minus_squared] = maps.each_mut().map(|map| &mut map[..wide]);
+        let [plus_centre, minus_centre] = centre.each_ref().map(|centre| &centre[..wide]);
+        for i in 0..wide {
+            let [p, m] = [plus[i] - plus_centre[i], minus[i] - minus_centre[i]];
+            plus[i] = p;
+            minus[i] = m;
+            plus_squared[i] = p * p;
+            minus_squared[i] = m * m;
+        }
+    }
+
+    /// `out[i]` = the weighted sum of the eleven values `window[..][i]`. `out`'s length is a multiple of [`LANES`].
+    fn weigh(window: [&[f32]; WINDOW], out: &mut [f32]) {
+        let out = out.as_chunks_mut::<LANES>().0;
+        // One by one, so that it is plain that all are as long as `out`.
+        let [a5, a4, a3, a2, a1, centre, b1, b2, b3, b4, b5] = window;
+        let (a1, a2, a3) = (sets(a1, out.len()), sets(a2, out.len()), sets(a3, out.len()));
+        let (a4, a5, centre) = (sets(a4, out.len()), sets(a5, out.len()), sets(centre, out.len()));
+        let (b1, b2, b3) = (sets(b1, out.len()), sets(b2, out.len()), sets(b3, out.len()));
+        let (b4, b5) = (sets(b4, out.len()), sets(b5, out.len()));
+        for (i, out) in out.iter_mut().enumerate() {
             for lane in 0..LANES {
-                sum[lane] += (before[lane] + after[lane]) * WEIGHTS[k];
+                let mut sum = centre[i][lane] * WEIGHTS[0];
+                sum += (a1[i][lane] + b1[i][lane]) * WEIGHTS[1];
+                sum += (a2[i][lane] + b2[i][lane]) * WEIGHTS[2];
+                sum += (a3[i][lane] + b3[i][lane]) * WEIGHTS[3];
+                sum += (a4[i][lane] + b4[i][lane]) * WEIGHTS[4];
+                sum += (a5[i][lane] + b5[i][lane]) * WEIGHTS[5];
+                out[lane] = sum;
             }
         }
-        *out = sum;
+    }
+
+    /// SSIM of each window from its four means, written over the first.
+    fn similarity(
+        plus: &mut [f32],
+        minus: &[f32; STRIP],
+        plus_squared: &[f32; STRIP],
+        minus_squared: &[f32; STRIP],
+        centre: &[[f32; WIDE]; 2],
+    ) {
+        let strip = plus.len();
+        let (minus, plus_squared, minus_squared) = (&minus[..strip], &plus_squared[..strip], &minus_squared[..strip]);
+        let (plus_centre, minus_centre) = (&centre[0][..strip], &centre[1][..strip]);
+        for i in 0..strip {
+            let [p, m] = [plus[i], minus[i]];
+            let [p_variance, m_variance] = [plus_squared[i] - p * p, minus_squared[i] - m * m];
+            // The values were loaded less 128, so their sum lacks 256.
+            let [p, m] = [p + plus_centre[i] + 256.0, m + minus_centre[i]];
+            let [p, m] = [p * p, m * m];
+            plus[i] = (p - m + C1) * (p_variance - m_variance + C2) / ((p + m + C1) * (p_variance + m_variance + C2));
+        }
     }
 }
 
-/// SSIM of each window, written over the first map.
-#[inline(never)]
-fn similarity(maps: &mut [[f32; STRIP]; 4], centre: &[[f32; WIDE]; 2], strip: usize) {
-    let [plus, minus, plus_squared, minus_squared] = maps.each_mut().map(|map| &mut map[..strip]);
-    let [plus_centre, minus_centre] = centre.each_ref().map(|centre| &centre[..strip]);
-    for i in 0..strip {
-        let [p, m] = [plus[i], minus[i]];
-        let [p_variance, m_variance] = [plus_squared[i] - p * p, minus_squared[i] - m * m];
-        // The values were loaded less 128, so their sum lacks 256.
-        let [p, m] = [p + plus_centre[i] + 256.0, m + minus_centre[i]];
-        let [p, m] = [p * p, m * m];
-        plus[i] = (p - m + C1) * (p_variance - m_variance + C2) / ((p + m + C1) * (p_variance + m_variance + C2));
-    }
+/// The first `n` sets of values.
+#[inline(always)]
+fn sets(values: &[f32], n: usize) -> &[[f32; LANES]] {
+    &values.as_chunks().0[..n]
 }
 
 #[cfg(test)]

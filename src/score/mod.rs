@@ -31,6 +31,7 @@ use serde::{Deserialize, Serialize};
 use crate::image::Image;
 use crate::sample::{Record, Sample};
 use crate::stage::{Fault, Stage};
+use crate::vectors::vectorised;
 
 /// A metric in a profile.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize, JsonSchema)]
@@ -192,19 +193,25 @@ struct Sum {
 
 impl Sum {
     fn add(&mut self, values: &[f32]) {
-        let (blocks, rest) = values.as_chunks::<8>();
-        for block in blocks {
-            for (lane, &value) in self.lanes.iter_mut().zip(block) {
-                *lane += f64::from(value);
-            }
-        }
-        for (lane, &value) in self.lanes.iter_mut().zip(rest) {
-            *lane += f64::from(value);
-        }
+        add_to(&mut self.lanes, values);
     }
 
     fn total(&self) -> f64 {
         self.lanes.iter().sum()
+    }
+}
+
+vectorised! {
+    fn add_to(lanes: &mut [f64; 8], values: &[f32]) {
+        let (blocks, rest) = values.as_chunks::<8>();
+        for block in blocks {
+            for (lane, &value) in lanes.iter_mut().zip(block) {
+                *lane += f64::from(value);
+            }
+        }
+        for (lane, &value) in lanes.iter_mut().zip(rest) {
+            *lane += f64::from(value);
+        }
     }
 }
 

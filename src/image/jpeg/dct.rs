@@ -13,6 +13,7 @@ pub(super) const LANES: usize = 16;
 pub(super) type Blocks = [[i16; LANES]; 64];
 
 /// Spreads one row of pixels of up to [`LANES`] blocks over the eight places of that row, centred at 0.
+#[inline(always)]
 pub(super) fn load(row: &[u8], places: &mut [[i16; LANES]; 8]) {
     for (lane, eight) in row.as_chunks::<8>().0.iter().enumerate().take(LANES) {
         for (place, pixel) in places.iter_mut().zip(eight) {
@@ -22,6 +23,7 @@ pub(super) fn load(row: &[u8], places: &mut [[i16; LANES]; 8]) {
 }
 
 /// The way back; values are pixels already.
+#[inline(always)]
 pub(super) fn store(places: &[[i16; LANES]; 8], row: &mut [u8]) {
     for (lane, eight) in row.as_chunks_mut::<8>().0.iter_mut().enumerate().take(LANES) {
         for (place, pixel) in places.iter().zip(eight) {
@@ -118,6 +120,7 @@ fn each_lane(blocks: &mut Blocks, first: usize, step: usize, f: impl Fn([i16; 8]
 }
 
 /// Pixels less 128 → coefficients times 8.
+#[inline(always)]
 pub(super) fn forward(blocks: &mut Blocks) {
     for row in 0..8 {
         each_lane(blocks, row * 8, 1, forward_eight::<11>);
@@ -128,6 +131,7 @@ pub(super) fn forward(blocks: &mut Blocks) {
 }
 
 /// Coefficients → pixels, 0 to 255.
+#[inline(always)]
 pub(super) fn inverse(blocks: &mut Blocks) {
     for column in 0..8 {
         each_lane(blocks, column, 8, |d| inverse_eight(d).map(|v| descale(v, 11)));
@@ -142,29 +146,37 @@ pub(super) fn inverse(blocks: &mut Blocks) {
 /// The division is by reciprocal: with d = 8 · step and 2^s < d ≤ 2^(s+1), ⌊n / d⌋ = ⌊n · ⌈2^(16+s) / d⌉ / 2^(16+s)⌋ for
 /// every n < 2^15, and |coefficient| · 8 + d / 2 stays below 2^14.
 pub(super) struct Quantiser {
-    step: u16,
+    step: i16,
     half: u16,
     reciprocal: u16,
     shift: u32,
 }
 
 impl Quantiser {
-    /// For a step from 1 to 255.
-    pub(super) fn new(step: u16) -> Self {
-        let d = u32::from(step.clamp(1, 255)) * 8;
+    /// For a step from 1.
+    pub(super) fn new(step: u8) -> Self {
+        let d = u32::from(step.max(1)) * 8;
         let shift = (d - 1).ilog2();
         let reciprocal = (1u32 << (16 + shift)).div_ceil(d) as u16;
-        Self { step, half: (d / 2) as u16, reciprocal, shift }
+        Self { step: i16::from(step), half: (d / 2) as u16, reciprocal, shift }
     }
 
     /// Coefficients times 8 → quantised coefficients.
-    pub(super) fn apply(&self, lanes: &mut [i16; LANES]) {
+    #[inline(always)]
+    pub(super) fn quantise(&self, lanes: &mut [i16; LANES]) {
         for value in lanes {
             let sign = *value >> 15;
             let n = ((*value ^ sign).wrapping_sub(sign) as u16).wrapping_add(self.half);
             let level = ((u32::from(n) * u32::from(self.reciprocal)) >> 16) as u16 >> self.shift;
-            let magnitude = level.wrapping_mul(self.step) as i16;
-            *value = (magnitude ^ sign).wrapping_sub(sign);
+            *value = (level as i16 ^ sign).wrapping_sub(sign);
+        }
+    }
+
+    /// The way back, but for the rounding.
+    #[inline(always)]
+    pub(super) fn dequantise(&self, lanes: &mut [i16; LANES]) {
+        for value in lanes {
+            *value = value.wrapping_mul(self.step);
         }
     }
 }
@@ -175,14 +187,13 @@ mod tests {
 
     #[test]
     fn division_by_reciprocal_is_exact() {
-        for step in 1..=255u16 {
+        for step in 1..=255u8 {
             let quantiser = Quantiser::new(step);
             let d = i32::from(step) * 8;
             for n in -9000..=9000i32 {
                 let mut lanes = [n as i16; LANES];
-                quantiser.apply(&mut lanes);
-                let level = (n.abs() + d / 2) / d * n.signum();
-                assert_eq!(i32::from(lanes[0]), level * i32::from(step), "{n} / {d}");
+                quantiser.quantise(&mut lanes);
+                assert_eq!(i32::from(lanes[0]), (n.abs() + d / 2) / d * n.signum(), "{n} / {d}");
             }
         }
     }
