@@ -17,6 +17,13 @@ pub enum Reference {
     Missing,
     /// A path, or a URI with a scheme (`file`, `http`, `https`, `s3`, `gs`, `az`, `data`).
     Uri(String),
+    /// A string longer than anything that could be fetched; only its start was kept.
+    TooLong {
+        /// Its first characters and, behind `…~`, its BLAKE3, hex and cut.
+        start: String,
+        /// Its bytes.
+        length: u64,
+    },
     /// The image file's bytes stood in the record; `path` is the name beside them, if any.
     Inline {
         /// An encoded image.
@@ -24,6 +31,36 @@ pub enum Reference {
         /// A file name, for people only.
         path: Option<String>,
     },
+}
+
+impl Reference {
+    /// Characters that are kept of what is too long.
+    const KEPT: usize = 1000;
+
+    /// `text`, or its start where `fits` says that it is too long to be fetched.
+    pub(crate) fn from_text(text: &str, fits: &dyn Fn(&str) -> bool) -> Self {
+        if fits(text) {
+            return Self::Uri(text.to_owned());
+        }
+        let start = &text[..text.floor_char_boundary(Self::KEPT)];
+        let hash = blake3::hash(text.as_bytes()).to_hex();
+        Self::TooLong { start: format!("{start}…~{}", &hash[..16]), length: text.len() as u64 }
+    }
+
+    /// The reference as a row shows it: a string as given, or the name beside inline bytes.
+    pub(crate) fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Missing => None,
+            Self::Uri(text) | Self::TooLong { start: text, .. } => Some(text),
+            Self::Inline { path, .. } => path.as_deref(),
+        }
+    }
+
+    /// Bytes held.
+    fn bytes(&self) -> u64 {
+        let inline = if let Self::Inline { bytes, .. } = self { bytes.len() } else { 0 };
+        (inline + self.as_text().map_or(0, str::len)) as u64
+    }
 }
 
 /// Size and time of a listed file, as the plan froze them; a file that differs later is `source_changed`.
@@ -68,6 +105,21 @@ impl Record {
         let number = number.as_primitive::<Float64Type>();
         (number.len() == 1 && number.is_valid(0)).then(|| number.value(0))
     }
+
+    /// Whether [`Self::number`] may find a number in a column of type `data`.
+    pub(crate) fn can_give_numbers(data: &arrow::datatypes::DataType) -> bool {
+        data.is_numeric() || *data == arrow::datatypes::DataType::Boolean
+    }
+
+    /// Bytes held: texts, inline images, kept columns.
+    pub(crate) fn bytes(&self) -> u64 {
+        use arrow::array::Array;
+        // Of a slice, as `kept` is one, only what it shows; an error means a type that has no such measure.
+        let slice = |column: &arrow::array::ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0) as u64;
+        let kept = self.kept.iter().flat_map(RecordBatch::columns).map(slice).sum::<u64>();
+        let texts = (self.key.len() + self.task.as_ref().map_or(0, String::len)) as u64;
+        texts + self.reference.bytes() + self.target.as_ref().map_or(0, Reference::bytes) + kept
+    }
 }
 
 /// What channels carry: one position with all its variants.
@@ -89,10 +141,10 @@ pub struct Item {
 }
 
 impl Item {
-    /// Bytes of the encoded images.
-    pub fn encoded_bytes(&self) -> u64 {
+    /// Bytes of the record and of the encoded images.
+    pub(crate) fn bytes(&self) -> u64 {
         let images = self.samples.iter().flat_map(|sample| [&sample.encoded.input, &sample.encoded.target]);
-        images.flatten().map(|image| image.bytes.len() as u64).sum()
+        self.record.bytes() + images.flatten().map(|image| image.bytes.len() as u64).sum::<u64>()
     }
 }
 

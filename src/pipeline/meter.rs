@@ -42,6 +42,7 @@ struct Slow {
     rows_before: u64,
     rows_done: u64,
     published: u64,
+    skipped: u64,
     /// Where each chain is known to end.
     ends: BTreeMap<Partition, u64>,
     outcomes: Outcomes,
@@ -122,6 +123,7 @@ impl Meter {
         slow.parts += 1;
         slow.bytes += part.bytes;
         slow.published += part.rows;
+        slow.skipped += part.skipped;
         slow.reach(&part.partition, part.end, true);
         slow.outcomes.merge(&part.outcomes);
     }
@@ -181,6 +183,7 @@ impl Meter {
         let stages = self.shares(&Totals::default(), &totals, elapsed_s);
         Summary {
             rows: slow.published,
+            skipped: slow.skipped,
             rows_before: slow.rows_before,
             rows_left: Some(slow.rows_total.saturating_sub(slow.rows_done)),
             failed: slow.outcomes.failures.clone(),
