@@ -4,11 +4,14 @@ use std::sync::Arc;
 
 use arrow::array::RecordBatch;
 use bytes::Bytes;
-use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::Position;
 use crate::image::Image;
+
+mod failure;
+
+pub use failure::{Failure, FailureClass, FailureCode};
 
 /// How a record names its image.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +20,13 @@ pub enum Reference {
     Missing,
     /// A path, or a URI with a scheme (`file`, `http`, `https`, `s3`, `gs`, `az`, `data`).
     Uri(String),
+    /// A string longer than anything that could be fetched; only its start was kept.
+    TooLong {
+        /// Its first characters and, behind `…~`, its BLAKE3, hex and cut.
+        start: String,
+        /// Its bytes.
+        length: u64,
+    },
     /// The image file's bytes stood in the record; `path` is the name beside them, if any.
     Inline {
         /// An encoded image.
@@ -24,6 +34,36 @@ pub enum Reference {
         /// A file name, for people only.
         path: Option<String>,
     },
+}
+
+impl Reference {
+    /// Characters that are kept of what is too long.
+    const KEPT: usize = 1000;
+
+    /// `text`, or its start where `fits` says that it is too long to be fetched.
+    pub(crate) fn from_text(text: &str, fits: &dyn Fn(&str) -> bool) -> Self {
+        if fits(text) {
+            return Self::Uri(text.to_owned());
+        }
+        let start = &text[..text.floor_char_boundary(Self::KEPT)];
+        let hash = blake3::hash(text.as_bytes()).to_hex();
+        Self::TooLong { start: format!("{start}…~{}", &hash[..16]), length: text.len() as u64 }
+    }
+
+    /// The reference as a row shows it: a string as given, or the name beside inline bytes.
+    pub(crate) fn as_text(&self) -> Option<&str> {
+        match self {
+            Self::Missing => None,
+            Self::Uri(text) | Self::TooLong { start: text, .. } => Some(text),
+            Self::Inline { path, .. } => path.as_deref(),
+        }
+    }
+
+    /// Bytes held.
+    fn bytes(&self) -> u64 {
+        let inline = if let Self::Inline { bytes, .. } = self { bytes.len() } else { 0 };
+        (inline + self.as_text().map_or(0, str::len)) as u64
+    }
 }
 
 /// Size and time of a listed file, as the plan froze them; a file that differs later is `source_changed`.
@@ -68,6 +108,21 @@ impl Record {
         let number = number.as_primitive::<Float64Type>();
         (number.len() == 1 && number.is_valid(0)).then(|| number.value(0))
     }
+
+    /// Whether [`Self::number`] may find a number in a column of type `data`.
+    pub(crate) fn can_give_numbers(data: &arrow::datatypes::DataType) -> bool {
+        data.is_numeric() || *data == arrow::datatypes::DataType::Boolean
+    }
+
+    /// Bytes held: texts, inline images, kept columns.
+    pub(crate) fn bytes(&self) -> u64 {
+        use arrow::array::Array;
+        // Of a slice, as `kept` is one, only what it shows; an error means a type that has no such measure.
+        let slice = |column: &arrow::array::ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0) as u64;
+        let kept = self.kept.iter().flat_map(RecordBatch::columns).map(slice).sum::<u64>();
+        let texts = (self.key.len() + self.task.as_ref().map_or(0, String::len)) as u64;
+        texts + self.reference.bytes() + self.target.as_ref().map_or(0, Reference::bytes) + kept
+    }
 }
 
 /// What channels carry: one position with all its variants.
@@ -89,10 +144,10 @@ pub struct Item {
 }
 
 impl Item {
-    /// Bytes of the encoded images.
-    pub fn encoded_bytes(&self) -> u64 {
+    /// Bytes of the record and of the encoded images.
+    pub(crate) fn bytes(&self) -> u64 {
         let images = self.samples.iter().flat_map(|sample| [&sample.encoded.input, &sample.encoded.target]);
-        images.flatten().map(|image| image.bytes.len() as u64).sum()
+        self.record.bytes() + images.flatten().map(|image| image.bytes.len() as u64).sum::<u64>()
     }
 }
 
@@ -178,111 +233,4 @@ pub struct AppliedOp {
     pub version: u16,
     /// A JSON object with shortest round-trip numbers.
     pub params: String,
-}
-
-/// Why one row failed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Failure {
-    /// The column `error_code`.
-    pub code: FailureCode,
-    /// The column `error_message`.
-    pub message: String,
-}
-
-macro_rules! failure_codes {
-    ($($(#[doc = $doc:literal])+ $variant:ident = $name:literal, $class:ident;)+) => {
-        /// The values of `error_code`.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
-        #[serde(rename_all = "snake_case")]
-        pub enum FailureCode { $($(#[doc = $doc])+ $variant,)+ }
-
-        impl FailureCode {
-            /// Every code, in the order of the documentation.
-            pub const ALL: &[Self] = &[$(Self::$variant,)+];
-
-            /// The value in the column.
-            pub fn as_str(self) -> &'static str { match self { $(Self::$variant => $name,)+ } }
-
-            /// What it means, one sentence.
-            pub fn describe(self) -> &'static str { match self { $(Self::$variant => concat!($($doc),+).trim_ascii(),)+ } }
-
-            /// Whose fault it is, which decides what a retry is worth.
-            pub fn class(self) -> FailureClass { match self { $(Self::$variant => FailureClass::$class,)+ } }
-        }
-    };
-}
-
-/// What a failure says about trying again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum FailureClass {
-    /// The record itself is bad: the same again next time.
-    Permanent,
-    /// May differ another day: worth `where: { status: [failed] }`.
-    Transient,
-    /// Looks like a fault of a host or a network: provisional until the breaker is known to be closed.
-    Fault,
-}
-
-failure_codes! {
-    /// The reference is null.
-    NullReference = "null_reference", Permanent;
-    /// The reference cannot be read as a path or URI, or its scheme is not supported.
-    BadReference = "bad_reference", Permanent;
-    /// The message could not be read; its bytes are in `raw`.
-    BadMessage = "bad_message", Permanent;
-    /// The path leaves `load.root` (`..`, an absolute path elsewhere, or a symbolic link): set `load.root` to the folder meant.
-    ForbiddenPath = "forbidden_path", Permanent;
-    /// The host is, resolves to, or redirects to an address that `load.allow` does not open.
-    ForbiddenAddress = "forbidden_address", Permanent;
-    /// The server asked not to be used this way (`X-Robots-Tag`).
-    OptedOut = "opted_out", Permanent;
-    /// No such file, object or page (404, 410).
-    NotFound = "not_found", Permanent;
-    /// A folder, device, FIFO or socket, not a file.
-    NotAFile = "not_a_file", Permanent;
-    /// The file is not the one that the plan listed (size, time or ETag differ).
-    SourceChanged = "source_changed", Permanent;
-    /// Another refusal of the server (4xx), or more redirects than allowed.
-    HttpStatus = "http_status", Permanent;
-    /// The file could not be read.
-    Io = "io", Transient;
-    /// The server cut the body short or broke the protocol.
-    BadResponse = "bad_response", Transient;
-    /// `load.deadline_s` passed before the bytes were here.
-    Timeout = "timeout", Transient;
-    /// Too many requests (429), also after the retries.
-    RateLimited = "rate_limited", Transient;
-    /// Credentials are missing or wrong (401).
-    Unauthorized = "unauthorized", Fault;
-    /// Access is denied (403).
-    AccessDenied = "access_denied", Fault;
-    /// The server failed (5xx), also after the retries.
-    ServerError = "server_error", Fault;
-    /// The host's name has no address.
-    Dns = "dns", Fault;
-    /// No connection to the host (refused, unreachable, TLS).
-    Connect = "connect", Fault;
-    /// More bytes than `load.max_mib`.
-    TooLarge = "too_large", Permanent;
-    /// More pixels than `load.max_mpx`.
-    TooManyPixels = "too_many_pixels", Permanent;
-    /// Wider or taller than `load.max_aspect` allows.
-    BadAspect = "bad_aspect", Permanent;
-    /// No bytes.
-    Empty = "empty", Permanent;
-    /// Not JPEG, PNG, WebP, GIF, BMP or TIFF.
-    UnknownFormat = "unknown_format", Permanent;
-    /// A known format with a feature that is not supported.
-    Unsupported = "unsupported", Permanent;
-    /// Truncated or broken image data.
-    Corrupt = "corrupt", Permanent;
-    /// The image is smaller than the crop asks for.
-    TooSmall = "too_small", Permanent;
-    /// The target that the source names has another size than the image.
-    SizeMismatch = "size_mismatch", Permanent;
-    /// A step of the recipe cannot be applied to this image or lacks its column.
-    Degrade = "degrade", Permanent;
-    /// The image cannot be written in the encoding asked for.
-    Encode = "encode", Permanent;
 }

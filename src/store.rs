@@ -22,8 +22,11 @@ use url::Url;
 
 use crate::error::{Error, Result};
 
+mod answer;
 mod folder;
 
+pub(crate) use answer::Answer;
+pub(crate) use folder::unavailable;
 pub use folder::{Patience, patiently};
 
 /// Clients kept at once. References can name any number of buckets, so the cache must not grow with them.

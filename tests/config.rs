@@ -294,6 +294,11 @@ fn a_recipe_says_where_it_is_wrong() {
     refused(&recipe("    - probability: { p: 1.5, recipe: [] }\n"), &[], &["p.yaml:5:", "1.5"]);
     refused(&recipe("    - repeat: { times: 2 }\n"), &[], &["p.yaml:5:", "recipe"]);
     refused(&recipe("    - flip: {}\n      jpeg: {}\n"), &[], &["p.yaml:6:7:", "one key"]);
+    let boxes = |sizes: &str| recipe(&format!("    - mask: {{ shape: boxes, {sizes} }}\n"));
+    refused(&boxes("size_min: 0.5, size_max: 0.1"), &[], &["p.yaml:5:", "mask.size_min can be 0.5", "size_max, 0.1"]);
+    refused(&boxes("size_max: 0.01"), &[], &["p.yaml:5:", "mask.size_min can be 0.05"]);
+    refused(&boxes("size_min: [0.1, 0.3]"), &[], &["p.yaml:5:", "mask.size_min can be 0.3"]);
+    read(&boxes("size_min: [0.1, 0.3], size_max: { choice: [0.3, 0.4] }"), &[]).unwrap();
 }
 
 #[test]

@@ -248,6 +248,38 @@ fn mistakes_in_the_pipeline_file_name_line_column_and_what_is_allowed() {
     }
 }
 
+/// Told before a row is made, not by each row.
+#[test]
+fn a_column_without_numbers_is_no_parameter() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let names = photographs(&dir.join("photos"), 3, 48);
+    let names: Vec<_> = names.iter().map(|name| Some(name.as_str())).collect();
+    let sigmas = strings(&[Some("5"), Some("ten"), None]);
+    write_parquet(&dir.join("photos/refs.parquet"), vec![("path", strings(&names)), ("sigma", sigmas)]);
+    let text = "source: { parquet: { path: photos/refs.parquet, keep: [sigma] } }\n\
+                degrade: { recipe: [ { gaussian_noise: { sigma: { column: sigma } } } ] }\nsink: { dir: out }\n";
+    std::fs::write(dir.join("p.yaml"), text).unwrap();
+    for command in ["check", "run"] {
+        let said = String::from_utf8_lossy(&expect(dir, &[command, "p.yaml"], 2).stderr).into_owned();
+        assert!(said.contains("`sigma`") && said.contains("Utf8") && said.contains("number"), "{said}");
+    }
+    assert!(!dir.join("out").exists());
+}
+
+#[test]
+fn a_filter_that_matches_nothing_says_so() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let names = photographs(&dir.join("photos"), 3, 48);
+    let names: Vec<_> = names.iter().map(|name| Some(name.as_str())).collect();
+    write_parquet(&dir.join("photos/refs.parquet"), vec![("path", strings(&names))]);
+    let text = "source: { parquet: { path: photos/refs.parquet, where: { path: [other.jpg] } } }\nsink: { dir: out }\n";
+    std::fs::write(dir.join("p.yaml"), text).unwrap();
+    let said = String::from_utf8_lossy(&expect(dir, &["run", "p.yaml"], 0).stdout).into_owned();
+    assert!(said.contains("where matched none of 3 positions"), "{said}");
+}
+
 /// A PNG of `width` × `height` that has a header and nothing else.
 fn png_header(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();

@@ -495,6 +495,22 @@ fn an_export_resumes_and_writes_nothing_twice() {
 }
 
 #[test]
+fn an_export_sweeps_what_a_killed_one_left() {
+    let place = Place::new(&awkward());
+    place.export(Format::Folder).unwrap();
+    let whole = place.files();
+    let [dead, living] = [".partial-1", "input/dir/.partial-2"].map(|name| place.out.join(name));
+    fs::write(&dead, "half").unwrap();
+    let writing = fs::File::create(&living).unwrap();
+    writing.lock().unwrap();
+    place.export(Format::Folder).unwrap();
+    assert!(!dead.exists() && living.exists(), "what another export writes now stays");
+    drop(writing);
+    place.export(Format::Folder).unwrap();
+    assert_eq!(place.files(), whole);
+}
+
+#[test]
 fn an_export_goes_on_with_a_dataset_that_grew_and_refuses_another() {
     let grow = |place: &Place, rows: &[Wanted]| {
         place.write(&BTreeMap::from([(

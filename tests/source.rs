@@ -106,7 +106,7 @@ fn positions(records: &[Record]) -> Vec<String> {
 fn as_json(reference: &Reference) -> serde_json::Value {
     match reference {
         Reference::Missing => serde_json::Value::Null,
-        Reference::Uri(uri) => uri.as_str().into(),
+        Reference::Uri(uri) | Reference::TooLong { start: uri, .. } => uri.as_str().into(),
         Reference::Inline { bytes, path } => {
             let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
             serde_json::json!({ "sha256": hex, "path": path })

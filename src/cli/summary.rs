@@ -34,6 +34,14 @@ fn text(summary: &Summary) -> String {
         out.push_str("nothing to do: the source has no rows for this run (an empty input, --shard or --limit)\n");
         return out;
     }
+    if summary.rows == 0 && summary.skipped > 0 && summary.rows_left == Some(0) {
+        let positions = counted(summary.skipped, "position");
+        out.push_str(&format!(
+            "done: source.parquet.where matched none of {positions}; {} has no row of them\n",
+            summary.dir
+        ));
+        return out;
+    }
     if summary.was_done() {
         out.push_str(&format!(
             "all done already: {} rows are in {}; nothing was written\n",
@@ -89,6 +97,9 @@ fn figures(summary: &Summary) -> Vec<Vec<String>> {
         n => format!(", {} were there before", thousands(n)),
     };
     row("rows", format!("{} written{before}", thousands(summary.rows)));
+    if summary.skipped > 0 {
+        row("left out", format!("{} by source.parquet.where", counted(summary.skipped, "position")));
+    }
     row("failed", thousands(summary.failed_rows()));
     row("output", format!("{} in {}", bytes(summary.bytes), counted(summary.parts, "part")));
     row("rate", format!("{:.1} images/s in {}", summary.rows_per_s, duration(summary.elapsed_s)));
@@ -181,6 +192,13 @@ done: 1,025 rows in out/quickstart
         let summary = Summary { dir: "out/q".to_owned(), rows_before: 25, rows_left: Some(0), ..Summary::default() };
         assert!(text(&summary).contains("all done already: 25 rows are in out/q; nothing was written"));
         assert_eq!(document(&summary)["was_done"], true);
+    }
+
+    #[test]
+    fn a_filter_that_matches_nothing_is_told() {
+        let summary = Summary { dir: "out/q".to_owned(), skipped: 60, rows_left: Some(0), ..Summary::default() };
+        assert!(text(&summary).contains("where matched none of 60 positions"), "{}", text(&summary));
+        assert!(!summary.was_done() && !summary.had_nothing_to_do());
     }
 
     #[test]

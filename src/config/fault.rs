@@ -125,7 +125,7 @@ impl Fault {
             // Long lines are cut: around the place on the left, at 160 characters on the right.
             let start = (column - 1).saturating_sub(80);
             let content: String =
-                content.chars().skip(start).take(160).map(|c| if c == '\t' { ' ' } else { c }).collect();
+                content.chars().skip(start).take(160).map(|c| if c.is_control() { ' ' } else { c }).collect();
             let indent = " ".repeat(column - 1 - start);
             let marks = "^".repeat(len.min(content.chars().count().saturating_sub(column - 1 - start)).max(1));
             shown.push_str(&format!("\n {gutter} |\n {number} | {content}\n {gutter} | {indent}{marks}"));

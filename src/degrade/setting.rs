@@ -150,6 +150,21 @@ impl Setting {
         }
     }
 
+    /// The smallest and the greatest number that a draw may give, where the recipe itself says them.
+    pub(crate) fn span(&self) -> Option<(f64, f64)> {
+        match self {
+            Self::Fixed(Scalar::Number(number)) => Some((*number, *number)),
+            Self::Uniform(a, b) | Self::LogUniform(a, b) => Some((*a, *b)),
+            Self::Choice(all) => {
+                all.iter().try_fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), one| match one {
+                    Scalar::Number(number) => Some((low.min(*number), high.max(*number))),
+                    _ => None,
+                })
+            }
+            Self::Fixed(_) | Self::Normal { .. } | Self::Column(_) => None,
+        }
+    }
+
     fn check(&self, op: &str, param: &Param) -> Result<(), String> {
         let name = param.name;
         let number = |n: f64| param.require(op, &Scalar::Number(n));

@@ -136,8 +136,25 @@ impl Settings {
                 (None, false) => {}
             }
         }
+        ordered(op, &settings)?;
         Ok(Self { spec, settings })
     }
+}
+
+/// Refuses settings by which a draw of `x_min` could be above that of `x_max`. Columns and normals are not looked into.
+fn ordered(op: &str, settings: &[(&'static Param, Setting)]) -> Result<(), String> {
+    for (low, setting) in settings {
+        let Some(stem) = low.name.strip_suffix("_min") else { continue };
+        let high = settings.iter().find(|(param, _)| param.name.strip_suffix("_max") == Some(stem));
+        if let Some((high, other)) = high
+            && let (Some((_, most)), Some((least, _))) = (setting.span(), other.span())
+            && most > least
+        {
+            let (low, high) = (low.name, high.name);
+            return Err(format!("{op}.{low} can be {most}, which is above {op}.{high}, {least}"));
+        }
+    }
+    Ok(())
 }
 
 impl Serialize for Settings {

@@ -23,7 +23,7 @@ use crate::load::config::LoadConfig;
 use crate::load::file::LocalRoot;
 use crate::load::guard::{Guard, Lookup, SystemLookup};
 use crate::load::http::{Answer, Http, shown_url};
-use crate::load::reference::{Place, climbs, parse, shown};
+use crate::load::reference::{Place, climbs, parse, shown, too_long};
 use crate::load::slots::{Clock, Slots};
 use crate::load::{inline, object};
 use crate::sample::{FailureCode, Listed, Record, Reference};
@@ -210,6 +210,10 @@ impl Loader {
                 Err(self.fault(too_large(self.config.max_bytes()), 1))
             }
             Reference::Inline { bytes, .. } => Ok(bytes.clone()),
+            Reference::TooLong { start, length } => {
+                let (code, message) = too_long(start, *length, self.config.max_bytes());
+                Err(Fault::Record(code, message))
+            }
             Reference::Uri(uri) => match parse(uri) {
                 Ok(place) => self.tries(&place, listed, allowance, &mut one).await,
                 Err((code, message)) => Err(Fault::Record(code, message)),

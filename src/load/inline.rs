@@ -16,14 +16,31 @@ const LENIENT: GeneralPurposeConfig = GeneralPurposeConfig::new()
 const STANDARD: GeneralPurpose = GeneralPurpose::new(&alphabet::STANDARD, LENIENT);
 const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIENT);
 
+/// Characters that a file of `max` bytes may have, not counting `%41` for `A`. Base64 takes four characters for three bytes; a
+/// few blanks or line ends on top are no reason to refuse.
+fn limit(base64: bool, max: u64) -> u64 {
+    if base64 { max / 3 * 4 + max / 8 + 4 } else { max }
+}
+
+fn is_base64(kind: &str) -> bool {
+    kind.rsplit(';').next().is_some_and(|word| word.trim().eq_ignore_ascii_case("base64"))
+}
+
+/// False if what stands behind `data:` is too long for a file of `max` bytes, however it is written.
+pub(crate) fn fits(uri: &str, max: u64) -> bool {
+    let Some((kind, data)) = uri.split_once(',') else { return uri.len() as u64 <= max };
+    let limit = limit(is_base64(kind), max);
+    let length = data.len() as u64;
+    length <= limit || (length <= limit * 3 && data.contains('%'))
+}
+
 /// Decodes what stands behind `data:`, if it cannot exceed `max` bytes.
 pub(crate) fn decode(uri: &str, max: u64) -> Result<Bytes, Stop> {
     let bad = |why: &str| Stop::record(FailureCode::BadReference, format!("data: URI: {why}"));
     let (kind, data) = uri.split_once(',').ok_or_else(|| bad("there is no comma"))?;
-    let base64 = kind.rsplit(';').next().is_some_and(|word| word.trim().eq_ignore_ascii_case("base64"));
-    // Base64 takes four characters for three bytes; a few blanks or line ends on top are no reason to refuse.
-    let limit = if base64 { max / 3 * 4 + max / 8 + 4 } else { max };
-    if !data.contains('%') && data.len() as u64 > limit {
+    let base64 = is_base64(kind);
+    let limit = limit(base64, max);
+    if !fits(uri, max) {
         return Err(too_large(max));
     }
     let mut raw: Vec<u8> = percent_decode_str(data).take(usize::try_from(limit).unwrap_or(usize::MAX) + 1).collect();

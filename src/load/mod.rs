@@ -19,8 +19,9 @@ mod slots;
 pub mod storm;
 
 pub use config::{CentreCrop, Crop, Headers, Icc, LoadConfig, Per, RandomCrop, Resize, ResizeMode, Sides};
-pub use decode::Format;
+pub use decode::{Format, is_decoding};
 pub use fetch::{Fetched, Loader};
 pub use guard::{Guard, Lookup, SystemLookup};
 pub use prepare::{Prepare, replay};
+pub(crate) use reference::fits;
 pub use reference::{Place, Refused, parse};

@@ -5,13 +5,12 @@
 
 use bytes::Bytes;
 use futures::StreamExt;
-use object_store::client::{HttpError, HttpErrorKind};
 use object_store::{GetOptions, ObjectStore};
 
 use crate::load::body::{Allowance, Body, Stop};
 use crate::load::reference::shown;
 use crate::sample::{FailureCode, Listed};
-use crate::store::Stores;
+use crate::store::{Answer, Stores};
 
 /// Fetches the object that `uri` names.
 pub(crate) async fn get(
@@ -50,44 +49,23 @@ fn classify(uri: &str, error: &object_store::Error) -> Stop {
     let record = |code, what: &str| Stop::record(code, format!("{uri}: {what}"));
     match error {
         E::NotFound { .. } => return record(FailureCode::NotFound, "there is no such object"),
-        E::PermissionDenied { .. } => return record(FailureCode::AccessDenied, "the store answered 403 Forbidden"),
-        E::Unauthenticated { .. } => return record(FailureCode::Unauthorized, "the store answered 401 Unauthorized"),
         E::InvalidPath { .. } => return record(FailureCode::BadReference, "no object can have this name"),
         _ => {}
     }
-    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
-    while let Some(inner) = cause {
-        // object_store's type that holds the status is private; its words are not.
-        let text = inner.to_string();
-        if let Some(status) = text.split_once("status code: ").and_then(|(_, rest)| rest.get(..3)?.parse::<u16>().ok())
-        {
-            let again = |code| Stop::again(code, format!("{uri}: the store answered {status}"));
-            return match status {
-                401 => record(FailureCode::Unauthorized, "the store answered 401 Unauthorized"),
-                408 => again(FailureCode::Timeout),
-                429 => again(FailureCode::RateLimited),
-                500.. => again(FailureCode::ServerError),
-                _ => record(FailureCode::HttpStatus, &format!("the store answered {status}")),
-            };
-        }
-        if text.contains("Server returned error response") {
-            return Stop::again(FailureCode::ServerError, format!("{uri}: the store answered with an error"));
-        }
-        if let Some(http) = inner.downcast_ref::<HttpError>() {
-            let what = http.to_string();
-            return match http.kind() {
-                HttpErrorKind::Connect if what.contains("dns error") || what.contains("failed to lookup") => {
-                    Stop::again(FailureCode::Dns, format!("{uri}: the store's host has no address"))
-                }
-                HttpErrorKind::Connect => {
-                    Stop::again(FailureCode::Connect, format!("{uri}: no connection to the store"))
-                }
-                HttpErrorKind::Timeout => Stop::again(FailureCode::Timeout, format!("{uri}: the store went silent")),
-                _ => Stop::again(FailureCode::BadResponse, format!("{uri}: the store's answer was cut or broken")),
-            };
-        }
-        cause = inner.source();
+    let answer = Answer::of(error);
+    let message = format!("{uri}: {answer}");
+    match answer {
+        answer if answer.refuses_credentials() => Stop::record(FailureCode::Unauthorized, message),
+        Answer::Status(403, _) => Stop::record(FailureCode::AccessDenied, message),
+        Answer::Status(404, _) => Stop::record(FailureCode::NotFound, message),
+        Answer::Status(408, _) | Answer::Silent => Stop::again(FailureCode::Timeout, message),
+        Answer::Status(429, _) => Stop::again(FailureCode::RateLimited, message),
+        Answer::Status(500.., _) | Answer::Failed => Stop::again(FailureCode::ServerError, message),
+        Answer::Status(..) => Stop::record(FailureCode::HttpStatus, message),
+        Answer::Dns => Stop::again(FailureCode::Dns, message),
+        Answer::Connect => Stop::again(FailureCode::Connect, message),
+        Answer::Broken => Stop::again(FailureCode::BadResponse, message),
+        // Credentials that could not be had, in the main.
+        Answer::Other(_) | Answer::NoCredentials => Stop::record(FailureCode::Unauthorized, message),
     }
-    // Credentials that could not be had, in the main.
-    record(FailureCode::Unauthorized, &error.to_string())
 }

@@ -8,6 +8,7 @@ use std::path::{Component, Path, PathBuf};
 
 use url::Url;
 
+use crate::load::inline;
 use crate::sample::FailureCode;
 
 /// A reference, taken apart but not yet checked against a root or a guard.
@@ -26,6 +27,25 @@ pub enum Place<'a> {
 /// A code and a message for the row.
 pub type Refused = (FailureCode, String);
 
+/// No path or URL that anybody serves is longer, bytes.
+const LONGEST: usize = 64 << 10;
+
+/// False if `reference` is too long to name, or hold, a file of `max` bytes.
+pub(crate) fn fits(reference: &str, max: u64) -> bool {
+    reference.len() <= LONGEST || strip_scheme(reference.trim(), "data").is_some_and(|data| inline::fits(data, max))
+}
+
+/// What is wrong with a reference that does not fit; `start` is all that was kept of it.
+pub(crate) fn too_long(start: &str, length: u64, max: u64) -> Refused {
+    if strip_scheme(start.trim(), "data").is_some() {
+        return (
+            FailureCode::TooLarge,
+            format!("data: URI of {length} characters: more than load.max_mib = {} MiB", max >> 20),
+        );
+    }
+    (FailureCode::BadReference, format!("{}: {length} bytes, longer than a path or URL can be", shown(start)))
+}
+
 /// Parses a reference. `Err` with `BadReference` for what is neither a path nor a URI with a scheme known here.
 pub fn parse(reference: &str) -> Result<Place<'_>, Refused> {
     let bad = |why: &str| Err((FailureCode::BadReference, format!("{}: {why}", shown(reference))));
@@ -36,6 +56,9 @@ pub fn parse(reference: &str) -> Result<Place<'_>, Refused> {
     // Before anything else: a data URI may hold a hundred megabytes.
     if let Some(data) = strip_scheme(trimmed, "data") {
         return Ok(Place::Data(data));
+    }
+    if reference.len() > LONGEST {
+        return Err(too_long(reference, reference.len() as u64, 0));
     }
     if reference.contains('\0') {
         return bad("has a NUL character");

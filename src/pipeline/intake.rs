@@ -2,9 +2,10 @@
 //!
 //! (long because everything that can happen to a run in progress is answered here, in one state)
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 use std::future::Future;
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::sync::atomic::Ordering::{Acquire, Relaxed};
 use std::time::{Duration, Instant};
 
@@ -14,6 +15,7 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 
+use super::pending::Pending;
 use super::workers::Work;
 use super::{Delivery, Flow, Meter, Report, SinkState};
 use crate::checkpoint::{Checkpoint, Partition};
@@ -32,6 +34,8 @@ use crate::store::{Patience, patiently};
 const JUDGED_FROM_ROWS: u64 = 200;
 /// What a record is taken to hold until its fetch says more, bytes.
 const UNKNOWN_RECORD: u64 = 512 << 10;
+/// Of `run.memory_mib`, the part that records may hold which wait to be fetched.
+const PENDING_SHARE: u64 = 8;
 const TICK: Duration = Duration::from_millis(100);
 
 /// How an intake ended.
@@ -66,6 +70,27 @@ struct Admitted {
     record: Arc<Record>,
     epoch: u64,
     seq: u64,
+    /// What the record holds, while it is fetched.
+    _weight: Weight,
+}
+
+/// Bytes that count while this lives.
+struct Weight {
+    total: Arc<AtomicU64>,
+    bytes: u64,
+}
+
+impl Weight {
+    fn new(total: &Arc<AtomicU64>, bytes: u64) -> Self {
+        total.fetch_add(bytes, Relaxed);
+        Self { total: Arc::clone(total), bytes }
+    }
+}
+
+impl Drop for Weight {
+    fn drop(&mut self) {
+        self.total.fetch_sub(self.bytes, Relaxed);
+    }
 }
 
 pub(crate) struct Intake<S> {
@@ -92,7 +117,9 @@ pub(crate) struct State {
     lanes: HashMap<Partition, Lane>,
     /// Counts over all partitions, so that one that left and came back never repeats an epoch.
     last_epoch: u64,
-    pending: VecDeque<(u64, Record)>,
+    pending: Pending,
+    /// Bytes that the records being fetched hold.
+    fetching: Arc<AtomicU64>,
     fetches: FuturesUnordered<BoxFuture<'static, (Admitted, Fetched)>>,
     handing: FuturesUnordered<BoxFuture<'static, ()>>,
     recoveries: FuturesUnordered<BoxFuture<'static, (u64, Result<Chain>)>>,
@@ -129,7 +156,7 @@ impl<S: Source> Intake<S> {
                 return Ok(ended);
             }
             let stopping = self.state.drain.is_some();
-            let hungry = self.state.pending.len() < self.concurrency;
+            let hungry = self.state.pending.is_hungry(self.concurrency, (self.config.memory_mib << 20) / PENDING_SHARE);
             let waiting = self.state.retry_at.is_some() || !self.state.source_waits.is_empty();
             let ask = !stopping && !self.state.exhausted && !waiting && hungry;
             let state = &mut self.state;
@@ -190,19 +217,21 @@ impl<S: Source> Intake<S> {
         let concurrency = if self.storm.is_open() { 1 } else { self.concurrency };
         let limit = self.config.memory_mib << 20;
         while self.state.fetches.len() + self.state.handing.len() < concurrency {
-            let unknown = (self.state.fetches.len() as u64 + 1) * UNKNOWN_RECORD;
+            let known = self.state.fetching.load(Relaxed);
+            let unknown = (self.state.fetches.len() as u64 + 1) * UNKNOWN_RECORD + known;
             if self.flow.held.total() + unknown > limit && self.in_flight() > 0 {
                 return;
             }
             if self.flow.held.queued.load(Relaxed) > self.max_queued {
                 return;
             }
-            let Some((epoch, record)) = self.state.pending.pop_front() else { return };
+            let Some((epoch, record)) = self.state.pending.pop() else { return };
             let Some(lane) = self.state.lanes.get_mut(&record.position.partition).filter(|lane| lane.epoch == epoch)
             else {
                 continue;
             };
-            let admitted = Admitted { record: Arc::new(record), epoch, seq: lane.seq };
+            let _weight = Weight::new(&self.state.fetching, record.bytes());
+            let admitted = Admitted { record: Arc::new(record), epoch, seq: lane.seq, _weight };
             lane.seq += 1;
             let loader = self.loader.clone();
             self.state.fetches.push(Box::pin(async move {
@@ -292,13 +321,11 @@ impl<S: Source> Intake<S> {
                 self.recover(partition, epoch);
             }
             Event::Records { epoch, records } => {
-                self.state.pending.extend(records.into_iter().map(|record| (epoch, record)));
+                self.state.pending.extend(epoch, records);
             }
             Event::End { partition, epoch, next } => {
                 if let Some(lane) = self.state.lanes.get(&partition).filter(|lane| lane.epoch == epoch) {
-                    let waiting =
-                        |(of, record): &&(u64, Record)| *of == epoch && record.position.partition == partition;
-                    let items = lane.seq + self.state.pending.iter().filter(waiting).count() as u64;
+                    let items = lane.seq + self.state.pending.count(&partition, epoch);
                     self.tell(Delivery::End { partition: partition.clone(), epoch, items, next }).await?;
                     if let Some(lane) = self.state.lanes.get_mut(&partition) {
                         lane.end = Some(next);
@@ -376,7 +403,7 @@ impl<S: Source> Intake<S> {
             Verdict::Provisional(ticket) => Some(ticket),
             Verdict::Opened => return self.weather_storm().await,
         };
-        self.flow.held.add(fetched.len());
+        self.flow.held.add(fetched.len() + admitted.record.bytes());
         self.flow.working.fetch_add(1, Relaxed);
         let work = Work { record: admitted.record, epoch: admitted.epoch, seq: admitted.seq, fetched, provisional };
         if let Err(refused) = self.work.try_send(work) {
@@ -436,7 +463,7 @@ impl<S: Source> Intake<S> {
                 if foreign {
                     let (partition, end) = (chain.partition(), chain.end());
                     tracing::warn!(%partition, end, "another writer continued this partition, going on behind it");
-                    self.state.pending.retain(|(_, record)| record.position.partition != *partition);
+                    self.state.pending.remove(partition);
                 }
                 if self.state.retry_at.is_some() {
                     self.state.waiting.push(chain);

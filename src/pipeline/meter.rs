@@ -45,6 +45,7 @@ struct Slow {
     rows_before: u64,
     rows_done: u64,
     published: u64,
+    skipped: u64,
     /// Where each chain is known to end.
     ends: BTreeMap<Partition, u64>,
     outcomes: Outcomes,
@@ -136,6 +137,7 @@ impl Meter {
         slow.parts += 1;
         slow.bytes += part.bytes;
         slow.published += part.rows;
+        slow.skipped += part.skipped;
         slow.reach(&part.partition, part.end, true);
         slow.outcomes.merge(&part.outcomes);
     }
@@ -196,6 +198,7 @@ impl Meter {
         let at = |ns: &AtomicU64| Some(ns.load(Relaxed)).filter(|ns| *ns > 0).map(|ns| ns as f64 / 1e9);
         Summary {
             rows: slow.published,
+            skipped: slow.skipped,
             rows_before: slow.rows_before,
             rows_left: Some(slow.rows_total.saturating_sub(slow.rows_done)),
             failed: slow.outcomes.failures.clone(),

@@ -14,6 +14,7 @@
 
 mod intake;
 mod meter;
+mod pending;
 mod run;
 mod workers;
 
@@ -248,7 +249,7 @@ fn take(sink: &mut Sink, delivery: Delivery, limit: u64, flow: &Flow) -> Result<
     match delivery {
         Delivery::Start { chain, epoch } => sink.start(chain, epoch),
         Delivery::Item(item) => {
-            let bytes = item.encoded_bytes();
+            let bytes = item.bytes();
             sink.accept(item)?;
             flow.held.release(bytes);
             flow.held.look_at(sink);

@@ -7,12 +7,13 @@ use std::time::Duration;
 use crate::config::{Pipeline, ReportConfig};
 use crate::degrade::Degrade;
 use crate::error::{Error, Result};
-use crate::load::{Loader, Prepare};
+use crate::load::{self, LoadConfig, Loader, Prepare};
 use crate::pipeline::{Ended, Meter, Parts, drive};
 use crate::plan::{Opened, Plan, PlannedPartition, Wanted};
 use crate::report::sheet::SheetOptions;
 use crate::report::summary::Summary;
 use crate::report::{self, Order};
+use crate::sample::Record;
 use crate::score::Score;
 use crate::sink::{Chain, Columns, Dataset, Encode, ImageColumn, Sink, card};
 use crate::source::{self, Discovery, Look};
@@ -64,7 +65,23 @@ impl Pipeline {
             variants: self.variants(),
         };
         columns.check()?;
+        self.numbers(&columns)?;
         Ok(columns)
+    }
+
+    /// Refuses kept columns that the recipe draws numbers from and that hold none.
+    fn numbers(&self, columns: &Columns) -> Result<()> {
+        let Some(degrade) = &self.degrade else { return Ok(()) };
+        for name in degrade.columns() {
+            let Some(kept) = columns.kept.iter().find(|field| *field.name() == name) else { continue };
+            let data = kept.data_type();
+            if !Record::can_give_numbers(data) {
+                return Err(Error::Config(format!(
+                    "degrade.recipe: column `{name}` has type {data}, and a parameter is a number: every row would fail"
+                )));
+            }
+        }
+        Ok(())
     }
 
     /// Rows for each input position.
@@ -111,11 +128,13 @@ pub async fn run(
     let root = opened.default_root();
     let budget = pipeline.run.memory_mib << 20;
     let loader = load.map(|load| Loader::new(load, &pipeline.stores, root.as_deref(), budget / 4)).transpose()?;
+    let longest = load.map(LoadConfig::max_bytes);
+    let fits = move |reference: &str| longest.is_none_or(|max| load::fits(reference, max));
     let seed = pipeline.degrade.as_ref().map_or(0, |degrade| degrade.seed);
     let writer = format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
     let run = uuid::Uuid::new_v4().to_string();
     let parts = Parts {
-        source: source::open(discovery, &opened, partitions)?,
+        source: source::open_where(discovery, &opened, partitions, Arc::new(fits))?,
         loader: loader.map(Arc::new),
         prepare: load.map(|load| Prepare::new(load, seed, pipeline.variants())),
         stages: pipeline.stages()?,

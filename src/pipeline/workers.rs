@@ -83,14 +83,14 @@ impl Crew {
                 self.meter.add_busy("fetch", waiting.elapsed());
             }
             let key = work.record.key.clone();
-            let fetched_bytes = work.fetched.len();
+            let held = work.fetched.len() + work.record.bytes();
             // A stage that panics must end the run with a message, not leave the window waiting for the item for ever.
             let item = catch_unwind(AssertUnwindSafe(|| self.process(work)))
                 .unwrap_or_else(|_| Err(Error::Bug(format!("a stage panicked on record {key:?}"))));
-            self.flow.held.release(fetched_bytes);
+            self.flow.held.release(held);
             match item {
                 Ok(item) => {
-                    self.flow.held.add(item.encoded_bytes());
+                    self.flow.held.add(item.bytes());
                     self.flow.sent.fetch_add(1, Relaxed);
                     let taken = deliveries.blocking_send(Delivery::Item(item)).is_ok();
                     self.flow.working.fetch_sub(1, Release);

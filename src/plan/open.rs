@@ -13,7 +13,7 @@ use super::{
 };
 use crate::error::{Error, Result};
 use crate::source::{Discovery, Frozen};
-use crate::store::{Create, Folder};
+use crate::store::{Create, Folder, unavailable};
 
 /// How often, and after which pause, something is created again that can't be read though it is said to exist.
 const TRIES: u32 = 20;
@@ -276,7 +276,7 @@ async fn refuse_foreign(folder: &Folder) -> Result<()> {
             let mut objects = store.list(Some(prefix));
             loop {
                 let object = objects.try_next().await;
-                let Some(object) = object.map_err(|error| crate::source::files::unavailable(url, &error))? else {
+                let Some(object) = object.map_err(|error| unavailable(url.clone(), &error))? else {
                     break None;
                 };
                 let mut below = object.location.prefix_match(prefix).into_iter().flatten();

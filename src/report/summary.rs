@@ -44,6 +44,8 @@ pub struct Summary {
     pub dir: String,
     /// Rows published by this run.
     pub rows: u64,
+    /// Positions that this run passed by without rows: `where` left them out.
+    pub skipped: u64,
     /// Rows that were published before it, in the partitions of this process.
     pub rows_before: u64,
     /// Rows that are still to do in the partitions of this process; `None` where nobody knows.
@@ -79,12 +81,12 @@ pub struct Summary {
 impl Summary {
     /// True if this run found everything done.
     pub fn was_done(&self) -> bool {
-        self.rows == 0 && self.rows_left == Some(0) && !self.had_nothing_to_do()
+        self.rows == 0 && self.skipped == 0 && self.rows_left == Some(0) && !self.had_nothing_to_do()
     }
 
     /// True if there was no position for this run: an empty input, shard or limit.
     pub fn had_nothing_to_do(&self) -> bool {
-        self.rows == 0 && self.rows_before == 0 && self.rows_left == Some(0)
+        self.rows == 0 && self.skipped == 0 && self.rows_before == 0 && self.rows_left == Some(0)
     }
 
     /// Failed rows of this run.

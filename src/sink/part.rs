@@ -151,10 +151,13 @@ impl OpenPart {
             self.pending.iter().flat_map(|item| item.samples.iter().map(move |sample| (item, sample))).collect();
         let mut begin = 0;
         while begin < rows.len() {
-            let mut bytes = row_weight(rows[begin].1);
-            let mut end = begin + 1;
-            while end < rows.len() && bytes + row_weight(rows[end].1) <= MAX_BATCH_BYTES {
-                bytes += row_weight(rows[end].1);
+            let (mut bytes, mut end) = (0, begin);
+            while end < rows.len() {
+                let (item, sample) = rows[end];
+                bytes += row_weight(item.record.bytes(), sample);
+                if end > begin && bytes > MAX_BATCH_BYTES {
+                    break;
+                }
                 end += 1;
             }
             let batch = self.factory.rows.batch(&rows[begin..end]);

@@ -11,7 +11,7 @@ use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::error::ArrowError;
 
 use super::schema::{Columns, ImageColumn, Kind, image_fields, op_fields, written_type};
-use crate::sample::{EncodedImage, Item, Record, Reference, Sample};
+use crate::sample::{EncodedImage, Item, Record, Sample};
 
 /// Longest name of a folder or file in an image's path, and longest path, in bytes, without the extension.
 const MAX_NAME: usize = 200;
@@ -108,11 +108,7 @@ impl Rows {
         let record = &item.record;
         match name {
             "key" => array.append_value(&record.key),
-            "url" => array.append_option(match &record.reference {
-                Reference::Missing => None,
-                Reference::Uri(uri) => Some(uri.as_str()),
-                Reference::Inline { path, .. } => path.as_deref(),
-            }),
+            "url" => array.append_option(record.reference.as_text()),
             "status" => array.append_value(if sample.failure.is_some() { "failed" } else { "success" }),
             "error_code" => array.append_option(sample.failure.as_ref().map(|failure| failure.code.as_str())),
             "error_message" => array.append_option(sample.failure.as_ref().map(|failure| failure.message.as_str())),

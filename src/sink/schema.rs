@@ -153,7 +153,7 @@ const HEAD: &[Own] = &[
         "url",
         Kind::Text,
         "the reference is null, or inline bytes without a path",
-        "the reference as given, of whatever kind",
+        "the reference as given, of whatever kind; the start and a hash of one that is too long to be fetched",
     ),
     own("status", Kind::Text, "never", "success or failed"),
     own("error_code", Kind::Text, "status is success", "why the row failed: one of failure_codes"),

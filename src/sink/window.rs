@@ -58,13 +58,14 @@ impl Window {
 
 /// Bytes of an item's rows.
 pub(crate) fn weight(item: &Item) -> u64 {
-    item.samples.iter().map(row_weight).sum::<u64>() + item.record.key.len() as u64
+    let record = item.record.bytes();
+    item.samples.iter().map(|sample| row_weight(record, sample)).sum()
 }
 
-/// Bytes of one row.
-pub(crate) fn row_weight(sample: &Sample) -> u64 {
+/// Bytes of one row of a record that holds `record` bytes: it stands in each of its rows.
+pub(crate) fn row_weight(record: u64, sample: &Sample) -> u64 {
     let images = [&sample.encoded.input, &sample.encoded.target];
-    ROW_BYTES + images.into_iter().flatten().map(|image| image.bytes.len() as u64).sum::<u64>()
+    ROW_BYTES + record + images.into_iter().flatten().map(|image| image.bytes.len() as u64).sum::<u64>()
 }
 
 /// Drops what no column needs: pixels and source files.

@@ -17,7 +17,7 @@ use object_store::ObjectStore;
 use object_store::path::Path as ObjectPath;
 
 use crate::error::{Error, Result};
-use crate::store::Folder;
+use crate::store::{Folder, unavailable};
 
 /// How to open a file that was found.
 #[derive(Debug, Clone)]
@@ -91,7 +91,7 @@ pub(crate) async fn search(
             let url = url.trim_end_matches('/');
             let mut found = Vec::new();
             let mut objects = store.list(Some(prefix));
-            while let Some(object) = objects.try_next().await.map_err(|error| unavailable(url, &error))? {
+            while let Some(object) = objects.try_next().await.map_err(|error| unavailable(url.to_owned(), &error))? {
                 let Some(below) = below(&object.location, prefix) else { continue };
                 if sink.as_ref().is_some_and(|sink| format!("{url}/{below}").starts_with(sink)) {
                     continue;
@@ -204,11 +204,6 @@ pub(crate) fn globs(key: &str, patterns: &[String]) -> Result<GlobSet> {
         set.add(glob(key, pattern, true)?);
     }
     set.build().map_err(|error| Error::Config(format!("{key}: {error}")))
-}
-
-/// What a store's refusal means for a run; `what` is the URL. A missing object is the caller's question.
-pub(crate) fn unavailable(what: &str, error: &object_store::Error) -> Error {
-    Error::Unavailable { what: what.to_owned(), reason: error.to_string() }
 }
 
 #[cfg(test)]

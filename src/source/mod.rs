@@ -4,6 +4,7 @@
 //! [`Opened::partitions`], then [`open`] the source over them.
 
 use std::future::Future;
+use std::sync::Arc;
 
 use crate::checkpoint::{Checkpoint, Partition};
 use crate::error::Result;
@@ -76,11 +77,24 @@ enum Kind {
     Folder(planned::Planned<folder::FolderRows>),
 }
 
+/// Says whether a reference is short enough to be fetched.
+pub(crate) type Fits = Arc<dyn Fn(&str) -> bool + Send + Sync>;
+
 /// The source over `partitions` of the plan `opened`, which was made or checked with `discovery`.
 pub fn open(discovery: Discovery, opened: &Opened, partitions: Vec<PlannedPartition>) -> Result<AnySource> {
+    open_where(discovery, opened, partitions, Arc::new(|_| true))
+}
+
+/// As [`open`]; of references that are too long to be fetched, as `fits` says, only the start is kept.
+pub(crate) fn open_where(
+    discovery: Discovery,
+    opened: &Opened,
+    partitions: Vec<PlannedPartition>,
+    fits: Fits,
+) -> Result<AnySource> {
     Ok(AnySource(match discovery.into_files() {
         Some((files, columns)) => {
-            Kind::Parquet(planned::Planned::new(parquet::ParquetRows::new(files, columns, opened)?, partitions))
+            Kind::Parquet(planned::Planned::new(parquet::ParquetRows::new(files, columns, opened, fits)?, partitions))
         }
         None => Kind::Folder(planned::Planned::new(folder::FolderRows::new(opened, &partitions)?, partitions)),
     }))

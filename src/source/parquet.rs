@@ -22,6 +22,7 @@ use arrow::datatypes::DataType;
 use arrow::error::ArrowError;
 use sha2::{Digest, Sha256};
 
+use super::Fits;
 use super::planned::{Batch, Rows};
 use crate::checkpoint::Position;
 use crate::error::{Error, Result};
@@ -59,6 +60,8 @@ pub(crate) struct ParquetRows {
     columns: Columns,
     /// By input: how to open it, and what it must be.
     files: Vec<(Arc<ParquetFile>, Input)>,
+    /// Which references are short enough to be fetched.
+    fits: Fits,
 }
 
 /// The file and row group being read.
@@ -86,14 +89,14 @@ struct Group {
 
 impl ParquetRows {
     /// Over the inputs of a plan that was checked against `files`.
-    pub(crate) fn new(files: Vec<Arc<ParquetFile>>, columns: Columns, opened: &Opened) -> Result<Self> {
+    pub(crate) fn new(files: Vec<Arc<ParquetFile>>, columns: Columns, opened: &Opened, fits: Fits) -> Result<Self> {
         let by_name: HashMap<_, _> = files.iter().map(|file| (&*file.name, file)).collect();
         let file = |input: &Input| match by_name.get(input.path.as_str()) {
             Some(file) => Ok(((*file).clone(), input.clone())),
             None => Err(Error::Bug(format!("{} is in the plan but was not looked for", input.path))),
         };
         let files = opened.inputs.iter().map(file).collect::<Result<_>>()?;
-        Ok(Self { columns, files })
+        Ok(Self { columns, files, fits })
     }
 
     async fn file(&self, cursor: &mut Cursor, input: usize) -> Result<Arc<OpenFile>> {
@@ -134,7 +137,7 @@ impl Rows for ParquetRows {
         *cursor = own;
         let records = match rows {
             None => Vec::new(),
-            Some((batch, rows)) => super::blocking(|| records(&file.bound, &batch, &rows, partition))
+            Some((batch, rows)) => super::blocking(|| records(&file.bound, &batch, &rows, partition, &self.fits))
                 .map_err(|error| file.unreadable(rows[0], &error))?,
         };
         Ok(Batch { records, next })
@@ -230,6 +233,7 @@ fn records(
     batch: &RecordBatch,
     rows: &[u64],
     partition: &PlannedPartition,
+    fits: &Fits,
 ) -> Result<Vec<Record>, ArrowError> {
     let text = |at: usize| arrow::compute::cast(batch.column(at), &DataType::Utf8);
     let keys = bound.key.map(text).transpose()?;
@@ -237,7 +241,7 @@ fn records(
     let tasks = bound.task.map(text).transpose()?;
     let tasks = tasks.as_ref().map(|tasks| tasks.as_string::<i32>());
     let targets = match &bound.target {
-        Some((at, kind)) => Some(references(batch.column(*at), kind)?),
+        Some((at, kind)) => Some(references(batch.column(*at), kind, fits)?),
         None => None,
     };
     let mut targets = targets.into_iter().flatten();
@@ -246,7 +250,7 @@ fn records(
     let value = |array: Option<&arrow::array::StringArray>, i: usize| {
         array.and_then(|array| arrow::array::Array::is_valid(array, i).then(|| array.value(i).to_owned()))
     };
-    let records = references(batch.column(*at), kind)?.into_iter().enumerate().map(|(i, reference)| Record {
+    let records = references(batch.column(*at), kind, fits)?.into_iter().enumerate().map(|(i, reference)| Record {
         key: value(keys, i).unwrap_or_else(|| key_of(&reference)),
         reference,
         target: bound.target.is_some().then(|| targets.next().unwrap_or(Reference::Missing)),
@@ -264,7 +268,7 @@ fn records(
 fn key_of(reference: &Reference) -> String {
     match reference {
         Reference::Missing => String::new(),
-        Reference::Uri(uri) => uri.clone(),
+        Reference::Uri(text) | Reference::TooLong { start: text, .. } => text.clone(),
         Reference::Inline { bytes, .. } => Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
     }
 }
@@ -313,7 +317,7 @@ mod tests {
         let crate::source::SourceConfig::Parquet(config) = serde_saphyr::from_str(yaml).unwrap() else { panic!() };
         let columns = Columns::resolve(&config, &schema.unwrap(), "a", |_| false).unwrap();
         let input = file.as_input(100);
-        ParquetRows { columns, files: vec![(Arc::new(file), input)] }
+        ParquetRows { columns, files: vec![(Arc::new(file), input)], fits: Arc::new(|_| true) }
     }
 
     fn partition(first_row: u64, rows: u64) -> PlannedPartition {

@@ -22,6 +22,7 @@ use tokio::io::{AsyncReadExt, AsyncSeekExt, AsyncWriteExt};
 use tokio::time::Instant;
 use uuid::Uuid;
 
+use super::answer::Answer;
 use super::{Create, Entry, Folder};
 use crate::error::{Error, Result};
 
@@ -51,7 +52,9 @@ impl Patience {
         let Error::Unavailable { what, reason } = &error else { return Err(error) };
         let since = *self.since.get_or_insert_with(Instant::now);
         if since.elapsed() >= self.give_up {
-            return Err(error);
+            let s = self.give_up.as_secs();
+            let reason = format!("{reason}; gave up after {s} s (run.storm.give_up_s), run again to go on");
+            return Err(Error::Unavailable { what: what.clone(), reason });
         }
         let left = self.give_up.saturating_sub(since.elapsed());
         tracing::warn!(%what, %reason, giving_up_in_s = left.as_secs(), "no answer to work with: trying again");
@@ -243,17 +246,23 @@ impl Folder {
     fn failed(&self, name: &str, error: StoreError) -> Error {
         let what = self.place(name);
         match error {
-            // Reads take care of a missing object before; what is missing here is the bucket.
-            StoreError::NotFound { .. } => Error::Config(format!("{what}: no such bucket or container: {error}")),
             StoreError::NotSupported { .. } | StoreError::NotImplemented { .. } => Error::Config(format!(
                 "{what}: this store cannot create an object only if it is absent, which parts need: {error}"
             )),
             StoreError::InvalidPath { .. } | StoreError::UnknownConfigurationKey { .. } => {
                 Error::Config(format!("{what}: {error}"))
             }
-            // Credentials too: they may be renewed while the run waits.
-            error => Error::Unavailable { what, reason: error.to_string() },
+            error => unavailable(what, &error),
         }
+    }
+}
+
+/// What a store's refusal means to a run; `what` is the URL. A missing object is the caller's question: what is missing here is
+/// the bucket. Wrong or missing credentials may be renewed while the run waits.
+pub(crate) fn unavailable(what: String, error: &StoreError) -> Error {
+    match Answer::of(error) {
+        answer @ Answer::Status(404, _) => Error::Config(format!("{what}: no such bucket or container: {answer}")),
+        answer => Error::Unavailable { what, reason: answer.to_string() },
     }
 }
 
@@ -267,6 +276,8 @@ impl Staged {
         let written = async {
             let mut file = tokio::fs::File::create_new(&staged.0).await?;
             file.write_all(bytes).await?;
+            // tokio writes behind our back; without this a full disk would go unnoticed: `sync_all` says nothing of it.
+            file.flush().await?;
             file.sync_all().await
         };
         written.await.map_err(|e| Error::disk(&staged.0, e))?;

@@ -22,6 +22,7 @@
 //!
 //! (long because what is shared by all formats stands here: caps, sniffing, headers, the last line)
 
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use crate::image::Image;
@@ -273,10 +274,22 @@ fn triples(data: &[u8], colour: impl Fn(u8) -> [u8; 3]) -> Vec<u8> {
     rgb
 }
 
+thread_local! {
+    static DECODING: Cell<bool> = const { Cell::new(false) };
+}
+
+/// True while this thread decodes a file: a panic then becomes a failed row, and no panic hook should tell it as a bug.
+pub fn is_decoding() -> bool {
+    DECODING.get()
+}
+
 /// Turns a panic of a decoder into a failure of the file.
 fn catch<T>(work: impl FnOnce() -> Result<T, Failure>) -> Result<T, Failure> {
+    let before = DECODING.replace(true);
     // Nothing that `work` could leave half-done outlives it: it only reads the bytes and builds its result.
-    catch_unwind(AssertUnwindSafe(work)).unwrap_or_else(|_| Err(corrupt("the decoder gave up on it")))
+    let result = catch_unwind(AssertUnwindSafe(work));
+    DECODING.set(before);
+    result.unwrap_or_else(|_| Err(corrupt("the decoder gave up on it")))
 }
 
 /// Reads big- and little-endian numbers out of a byte slice; `None` past its end.
@@ -310,5 +323,23 @@ impl<'a> Numbers<'a> {
 
     fn slice(&self, at: usize, length: usize) -> Option<&'a [u8]> {
         self.bytes.get(at..at.checked_add(length)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_panic_is_a_failure_of_the_file_and_of_nothing_else() {
+        assert!(!is_decoding());
+        let failure = catch::<()>(|| {
+            // As `decode` reads the header within its own guard.
+            catch(|| Ok(())).unwrap();
+            assert!(is_decoding());
+            panic!("a decoder's")
+        });
+        assert_eq!(failure.unwrap_err().code, FailureCode::Corrupt);
+        assert!(!is_decoding());
     }
 }

@@ -65,7 +65,11 @@ pub async fn export(dataset: &Dataset, out: &Path, options: ExportOptions) -> Re
     let note = Note::of(dataset, options).await?;
     let path = out.join(NOTE);
     let grown = match Note::read(&path)? {
-        Some(old) => old.continued_by(&note, dataset, out)?,
+        Some(old) => {
+            let grown = old.continued_by(&note, dataset, out)?;
+            sweep(out);
+            grown
+        }
         None => false,
     };
     fs::create_dir_all(out).map_err(|e| Error::disk(out, e))?;
@@ -148,7 +152,25 @@ fn hash_parts(dataset: &Dataset, count: usize) -> String {
     hasher.finalize().to_hex().to_string()
 }
 
-/// A file that is not there until it is whole.
+/// How names of files begin that are not whole.
+const PARTIAL: &str = ".partial-";
+
+/// Removes what exports that were killed left below `folder`. What a living one writes is locked.
+fn sweep(folder: &Path) {
+    let Ok(entries) = fs::read_dir(folder) else { return };
+    for entry in entries.flatten() {
+        let is_folder = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        if is_folder {
+            sweep(&entry.path());
+        } else if entry.file_name().to_string_lossy().starts_with(PARTIAL)
+            && fs::File::open(entry.path()).is_ok_and(|file| file.try_lock().is_ok())
+        {
+            fs::remove_file(entry.path()).ok();
+        }
+    }
+}
+
+/// A file that is not there until it is whole. Locked, so that no [`sweep`] takes it for one left behind.
 struct Partial {
     file: std::io::BufWriter<fs::File>,
     partial: PathBuf,
@@ -162,9 +184,14 @@ impl Partial {
         let folder = path.parent().unwrap_or(Path::new("."));
         fs::create_dir_all(folder).map_err(|e| Error::disk(folder, e))?;
         // A short name of its own: the file's name may be as long as the file system allows.
-        let partial = folder.join(format!(".partial-{}", uuid::Uuid::new_v4().simple()));
-        let file = fs::File::create(&partial).map_err(|e| Error::disk(&partial, e))?;
-        Ok(Self { file: std::io::BufWriter::new(file), partial, path: path.to_owned() })
+        loop {
+            let partial = folder.join(format!("{PARTIAL}{}", uuid::Uuid::new_v4().simple()));
+            let file = fs::File::create(&partial).map_err(|e| Error::disk(&partial, e))?;
+            // Where a sweep has got hold of it before us it is about to go.
+            if !matches!(file.try_lock(), Err(fs::TryLockError::WouldBlock)) {
+                return Ok(Self { file: std::io::BufWriter::new(file), partial, path: path.to_owned() });
+            }
+        }
     }
 
     fn write(&mut self, bytes: &[u8]) -> Result<()> {

@@ -10,8 +10,8 @@ use url::Url;
 
 use super::Look;
 use crate::error::{Error, Result};
-use crate::source::files::{self, Choice, Counts, Found, Handle, search, unavailable};
-use crate::store::Folder;
+use crate::source::files::{self, Choice, Counts, Found, Handle, search};
+use crate::store::{Folder, unavailable};
 
 /// The files that an entry of `path` names, with the names that the plan gives them: the entry as written (without `./` and
 /// the like), and what lies below it.
@@ -46,7 +46,7 @@ pub(super) async fn locate(entry: &str, look: &Look<'_>, counts: &mut Counts) ->
                     return Ok(vec![(entry.to_owned(), found)]);
                 }
                 Err(object_store::Error::NotFound { .. }) => {}
-                Err(error) => return Err(unavailable(entry, &error)),
+                Err(error) => return Err(unavailable(entry.to_owned(), &error)),
             }
         }
         return Ok(below(entry, search(&folder, look.sink, &AllParquet, counts).await?));

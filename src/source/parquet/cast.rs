@@ -10,6 +10,7 @@ use bytes::Bytes;
 
 use super::columns::Kind;
 use crate::sample::Reference;
+use crate::source::Fits;
 
 /// `data` as the output has it: one kind of string, binary and list, and no dictionaries, whoever wrote the file.
 pub(super) fn plain(data: &DataType) -> DataType {
@@ -31,8 +32,9 @@ pub(super) fn plain(data: &DataType) -> DataType {
 }
 
 /// The column's images, row by row.
-pub(super) fn references(array: &ArrayRef, kind: &Kind) -> Result<Vec<Reference>, ArrowError> {
-    let uri = |uri: Option<&str>| uri.map_or(Reference::Missing, |uri| Reference::Uri(uri.to_owned()));
+pub(super) fn references(array: &ArrayRef, kind: &Kind, fits: &Fits) -> Result<Vec<Reference>, ArrowError> {
+    let text = |text: &str| Reference::from_text(text, &**fits);
+    let uri = |uri: Option<&str>| uri.map_or(Reference::Missing, text);
     Ok(match kind {
         Kind::Null => vec![Reference::Missing; array.len()],
         Kind::Text => cast(array, &DataType::Utf8)?.as_string::<i32>().iter().map(uri).collect(),
@@ -55,7 +57,8 @@ pub(super) fn references(array: &ArrayRef, kind: &Kind) -> Result<Vec<Reference>
                 if bytes.is_null(i) {
                     return uri(path);
                 }
-                Reference::Inline { bytes: Bytes::copy_from_slice(bytes.value(i)), path: path.map(str::to_owned) }
+                let path = path.and_then(|path| text(path).as_text().map(str::to_owned));
+                Reference::Inline { bytes: Bytes::copy_from_slice(bytes.value(i)), path }
             };
             (0..array.len()).map(row).collect()
         }

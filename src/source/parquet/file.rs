@@ -18,7 +18,7 @@ use arrow::datatypes::SchemaRef;
 use futures::StreamExt;
 
 use super::columns::{Bound, Columns};
-use super::footer::{local_footer, no_parquet, parse_footer, row_starts};
+use super::footer::{local_footer, local_version, no_parquet, parse_footer, row_starts};
 use super::ranged::{Ranged, read_error, unreadable};
 use crate::error::{Error, Result};
 use crate::plan::Input;
@@ -87,15 +87,18 @@ impl ParquetFile {
             return Ok((file, None));
         }
         let looked = async {
-            let footer = match &found.handle {
-                Handle::Local(path) => {
-                    blocking(|| open_local(path).and_then(|mut file| local_footer(&mut file, path, found.size)))?
-                }
+            let (hash, footer) = match &found.handle {
+                Handle::Local(path) => blocking(|| {
+                    let mut file = open_local(path)?;
+                    let footer = local_footer(&mut file, path, found.size)?;
+                    Ok::<_, Error>((local_version(&mut file, path, &footer)?, footer))
+                })?,
                 Handle::Remote { store, path } => {
-                    Ranged::new(store.clone(), path.clone(), found.size, e_tag.as_deref()).footer(&name).await?
+                    let ranged = Ranged::new(store.clone(), path.clone(), found.size, e_tag.as_deref());
+                    let footer = ranged.footer(&name).await?;
+                    (format!("footer:{}", blake3::hash(&footer).to_hex()), footer)
                 }
             };
-            let hash = format!("footer:{}", blake3::hash(&footer).to_hex());
             let (metadata, schema) = parse_footer(&name, &footer)?;
             let starts = row_starts(&name, &metadata)?;
             Ok((hash, starts.last().copied().unwrap_or(0), schema))
@@ -156,9 +159,8 @@ impl OpenFile {
                     return Err(changed(&format_args!("it has {size} bytes")));
                 }
                 let footer = local_footer(&mut opened, path, size).map_err(|error| changed(&error))?;
-                let hash = format!("footer:{}", blake3::hash(&footer).to_hex());
-                if planned.version.as_ref() != Some(&hash) {
-                    return Err(changed(&"its footer is another"));
+                if planned.version != Some(local_version(&mut opened, path, &footer)?) {
+                    return Err(changed(&"its content is another"));
                 }
                 let (metadata, _) = parse_footer(&name, &footer)?;
                 let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new());

@@ -15,6 +15,9 @@ use crate::error::{Error, Result};
 /// A footer that is longer is none.
 const MAX_FOOTER: u64 = 1 << 30;
 
+/// So many bytes of a local file's beginning tell it from others.
+const START: u64 = 1 << 20;
+
 /// The last bytes of a file: length of the footer and `PAR1`.
 pub(super) const TAIL: u64 = 8;
 
@@ -35,6 +38,18 @@ pub(super) fn local_footer(file: &mut File, path: &Path, size: u64) -> Result<By
     let tail = read(size.saturating_sub(TAIL), TAIL)?;
     let length = footer_length(&name, &tail, size)?;
     read(size - length, length)
+}
+
+/// What tells a local file from another of its size: its footer and how it begins. The same rows in another order can have the same
+/// footer, where they are few.
+pub(super) fn local_version(file: &mut File, path: &Path, footer: &[u8]) -> Result<String> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(footer);
+    let mut start = Vec::new();
+    let read = file.seek(SeekFrom::Start(0)).and_then(|_| file.take(START).read_to_end(&mut start));
+    read.map_err(|error| Error::disk(path, error))?;
+    hasher.update(&start);
+    Ok(format!("start+footer:{}", hasher.finalize().to_hex()))
 }
 
 /// The length of the footer with the tail, out of the tail.

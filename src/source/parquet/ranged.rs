@@ -15,7 +15,7 @@ use object_store::{GetOptions, GetRange, ObjectStore};
 
 use super::footer::{TAIL, footer_length};
 use crate::error::{Error, Result};
-use crate::source::files::unavailable;
+use crate::store::unavailable;
 
 /// Ranges that are closer than this are fetched as one.
 const COALESCE: u64 = 1 << 20;
@@ -121,6 +121,6 @@ fn store_error(name: &str, error: &object_store::Error) -> Error {
         object_store::Error::NotFound { .. } | object_store::Error::Precondition { .. } => Error::DataLoss(format!(
             "{name}: the file changed or has gone since the plan was made: put it back as it was, or start a new sink.dir"
         )),
-        other => unavailable(name, other),
+        other => unavailable(name.to_owned(), other),
     }
 }

@@ -2,6 +2,11 @@
 //! nothing reached that is closed, nothing allocated for what a header merely claims.
 #![expect(clippy::unwrap_used, reason = "tests")]
 
+#[path = "../common/mod.rs"]
+#[expect(dead_code, reason = "each test file uses its own part")]
+mod common;
+mod run;
+#[path = "../serve/mod.rs"]
 mod serve;
 
 use std::collections::VecDeque;
@@ -131,27 +136,70 @@ fn every_format_decodes_as_it_is() {
     }
 }
 
-/// 50,000 × 50,000 pixels in a kilobyte or so.
+/// The file of this kind.
+fn file(kind: &str) -> Vec<u8> {
+    files().into_iter().find(|file| file.0 == kind).unwrap().1
+}
+
+const PNG_START: &[u8] = b"\x89PNG\r\n\x1a\n";
+
+/// A side of each bomb.
+const SIDE: u32 = 50_000;
+
+fn riff(body: &[u8]) -> Vec<u8> {
+    [b"RIFF", &(body.len() as u32 + 4).to_le_bytes()[..], b"WEBP", body].concat()
+}
+
+/// The entries of a grey TIFF in one strip of `strip` bytes.
+fn tiff_entries(w: u32, h: u32, strip: u32) -> [(u16, u16, u32, u32); 9] {
+    [
+        (256, 4, 1, w),
+        (257, 4, 1, h),
+        (258, 3, 1, 8),
+        (259, 3, 1, 1),
+        (262, 3, 1, 1),
+        (273, 4, 1, 1000),
+        (277, 3, 1, 1),
+        (278, 4, 1, h),
+        (279, 4, 1, strip),
+    ]
+}
+
+/// 50,000 × 50,000 pixels in a kilobyte or so, in each format, with its extension.
+fn bombs() -> Vec<(&'static str, Vec<u8>)> {
+    let (be, le) = ((SIDE as u16).to_be_bytes(), (SIDE as u16).to_le_bytes());
+    let jpeg_bomb = |progressive: bool| {
+        let file = jpeg(progressive);
+        let frame = find(&file, &[0xff, if progressive { 0xc2 } else { 0xc0 }]);
+        patched(&patched(&file, frame + 5, &be), frame + 7, &be)[..1000].to_vec()
+    };
+    let header = [&SIDE.to_be_bytes()[..], &SIDE.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
+    let chunks = [png_chunk(b"IHDR", &header), png_chunk(b"IDAT", &[0; 900]), png_chunk(b"IEND", &[])].concat();
+    let screen = patched(&patched(&file("GIF"), 6, &le), 8, &le);
+    // WebP's own images end at 16,383, its canvas does not.
+    let canvas = (SIDE - 1).to_le_bytes();
+    let vp8x = [b"VP8X\x0a\0\0\0\0\0\0\0", &canvas[..3], &canvas[..3]].concat();
+    let bmp = patched(&patched(&file("BMP"), 18, &SIDE.to_le_bytes()), 22, &SIDE.to_le_bytes());
+    vec![
+        ("jpg", jpeg_bomb(false)),
+        ("jpeg", jpeg_bomb(true)),
+        ("png", [PNG_START, &chunks].concat()),
+        ("gif", screen[..1000].to_vec()),
+        ("webp", riff(&vp8x)),
+        ("bmp", bmp[..1000].to_vec()),
+        ("tif", tiff_of(&tiff_entries(SIDE, SIDE, 64), &[9; 64])),
+    ]
+}
+
 #[test]
 fn bombs_are_refused_by_their_headers() {
     let started = Instant::now();
-    let side = 50_000u32;
-    let (be, le) = ((side as u16).to_be_bytes(), (side as u16).to_le_bytes());
-    for progressive in [false, true] {
-        let file = jpeg(progressive);
-        let frame = find(&file, &[0xff, if progressive { 0xc2 } else { 0xc0 }]);
-        let bomb = patched(&patched(&file, frame + 5, &be), frame + 7, &be);
-        assert_eq!(decoded(&bomb[..1000]), Err(FailureCode::TooManyPixels), "JPEG");
+    for (name, bomb) in bombs() {
+        assert!(bomb.len() < 1100, "{name}");
+        assert_eq!(decoded(&bomb), Err(FailureCode::TooManyPixels), "{name}");
     }
-    let header = [&side.to_be_bytes()[..], &side.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
-    let start = b"\x89PNG\r\n\x1a\n".to_vec();
-    let bomb =
-        [start.clone(), png_chunk(b"IHDR", &header), png_chunk(b"IDAT", &[0; 900]), png_chunk(b"IEND", &[])].concat();
-    assert_eq!(decoded(&bomb), Err(FailureCode::TooManyPixels), "PNG");
-    let [gif, lossless, lossy] =
-        ["GIF", "lossless WebP", "lossy WebP"].map(|n| files().into_iter().find(|f| f.0 == n).unwrap().1);
-    let screen = patched(&patched(&gif, 6, &le), 8, &le);
-    assert_eq!(decoded(&screen[..1000]), Err(FailureCode::TooManyPixels), "GIF screen");
+    let le = (SIDE as u16).to_le_bytes();
+    let [gif, lossless, lossy] = ["GIF", "lossless WebP", "lossy WebP"].map(file);
     let frame = 13 + 768 * usize::from(gif[10] & 0x80 != 0) + find(&gif[13..], &[0x2c, 0, 0, 0, 0]);
     let frame = if gif[frame] == 0x2c { frame } else { find(&gif, &[0x2c, 0, 0, 0, 0]) };
     let inner = patched(&patched(&gif, frame + 5, &le), frame + 7, &le);
@@ -161,10 +209,6 @@ fn bombs_are_refused_by_their_headers() {
     assert_eq!(decoded(&vp8), Err(FailureCode::TooManyPixels), "lossy WebP");
     let vp8l = patched(&lossless, find(&lossless, b"VP8L") + 9, &[0xff, 0xff, 0xff, 0x0f]);
     assert_eq!(decoded(&vp8l), Err(FailureCode::TooManyPixels), "lossless WebP");
-    let canvas = (side - 1).to_le_bytes();
-    let vp8x = [b"VP8X\x0a\0\0\0\0\0\0\0", &canvas[..3], &canvas[..3]].concat();
-    let riff = |body: &[u8]| [b"RIFF", &(body.len() as u32 + 4).to_le_bytes()[..], b"WEBP", body].concat();
-    assert_eq!(decoded(&riff(&vp8x)), Err(FailureCode::TooManyPixels), "WebP canvas");
     // An image of 16,383² inside a canvas of 1 × 1, which the decoder would allocate for before it compares.
     let one = [b"VP8X\x0a\0\0\0\0\0\0\0", &[0; 6][..], &vp8[12..]].concat();
     assert_eq!(decoded(&riff(&one)), Err(FailureCode::Corrupt), "WebP image larger than its canvas");
@@ -179,24 +223,8 @@ fn bombs_are_refused_by_their_headers() {
     ]
     .concat();
     assert_eq!(decoded(&riff(&animated)), Err(FailureCode::Corrupt), "WebP frame larger than its canvas");
-    let bmp = files().into_iter().find(|f| f.0 == "BMP").unwrap().1;
-    let bomb = patched(&patched(&bmp, 18, &side.to_le_bytes()), 22, &side.to_le_bytes());
-    assert_eq!(decoded(&bomb[..1000]), Err(FailureCode::TooManyPixels), "BMP");
-    let entries = |w, h, strip: u32| {
-        [
-            (256, 4, 1, w),
-            (257, 4, 1, h),
-            (258, 3, 1, 8),
-            (259, 3, 1, 1),
-            (262, 3, 1, 1),
-            (273, 4, 1, 1000),
-            (277, 3, 1, 1),
-            (278, 4, 1, h),
-            (279, 4, 1, strip),
-        ]
-    };
+    let entries = tiff_entries;
     assert_eq!(decoded(&tiff_of(&entries(8, 8, 64), &[9; 64])), Ok((8, 8)));
-    assert_eq!(decoded(&tiff_of(&entries(side, side, 64), &[9; 64])), Err(FailureCode::TooManyPixels), "TIFF");
     assert_eq!(
         decoded(&tiff_of(&entries(8, 8, u32::MAX), &[9; 64])),
         Err(FailureCode::Corrupt),
@@ -222,7 +250,7 @@ fn bombs_are_refused_by_their_headers() {
     assert!(started.elapsed() < Duration::from_secs(2), "nothing was decoded");
     // Long and thin is a bomb for what comes after.
     let thin = [&1u32.to_be_bytes()[..], &60_000u32.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
-    assert_eq!(decoded(&[start, png_chunk(b"IHDR", &thin)].concat()), Err(FailureCode::BadAspect));
+    assert_eq!(decoded(&[PNG_START, &png_chunk(b"IHDR", &thin)].concat()), Err(FailureCode::BadAspect));
 }
 
 /// 64 MB that pack into a few kB, in chunks that are not pixels: the image is fine, what they hold is not kept.
@@ -404,6 +432,15 @@ async fn local_references_stay_below_the_root() {
         assert_eq!(fetch(&loader, reference).await, Err(code), "{reference:?}");
     }
     assert_eq!(fetch(&loader, &"x".repeat(300)).await, Err(FailureCode::BadReference), "longer than a name can be");
+    let long = "y/".repeat(1 << 20);
+    assert_eq!(fetch(&loader, &long).await, Err(FailureCode::BadReference), "longer than a path can be");
+    assert_eq!(fetch(&loader, &format!("http://host/{long}")).await, Err(FailureCode::BadReference));
+    let node = std::process::Command::new("mknod").arg(root.join("device.jpg")).args(["c", "1", "5"]).output();
+    if node.is_ok_and(|output| output.status.success()) {
+        assert_eq!(fetch(&loader, "device.jpg").await, Err(FailureCode::NotAFile));
+    } else {
+        println!("skipped: only root can make a device");
+    }
     if made.is_ok_and(|status| status.success()) {
         assert_eq!(fetch(&loader, "fifo.jpg").await, Err(FailureCode::NotAFile));
     }
