@@ -82,16 +82,25 @@ enum Act {
     Wait(u8),
 }
 
-/// Writers, each with rows per part, and what happens to which.
+/// A writer's parts: the most rows, and the greatest age in steps.
+type Limits = (u64, u32);
+
+/// The writers, and what happens to which.
 #[derive(Clone)]
 struct Case {
-    writers: Vec<u64>,
+    writers: Vec<Limits>,
     steps: Vec<(usize, Act)>,
 }
 
 impl fmt::Debug for Case {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "writers with {:?} rows a part, {} steps:", self.writers, self.steps.len())?;
+        write!(
+            f,
+            "{} writers with parts of (rows, age) {:?}, {} steps:",
+            self.writers.len(),
+            self.writers,
+            self.steps.len()
+        )?;
         self.steps.iter().try_for_each(|(writer, act)| write!(f, " {}:{act:?}", writer % self.writers.len()))
     }
 }
@@ -112,12 +121,12 @@ fn cases() -> impl Strategy<Value = Case> {
         12 => (1..=8u8).prop_map(Act::Emerge),
         5 => (1..=3u8).prop_map(Act::Overtake),
         16 => fate.prop_map(Act::Fail),
-        5 => Just(Act::Land),
+        7 => Just(Act::Land),
         1 => Just(Act::Falter),
         3 => Just(Act::Settle),
         1 => Just(Act::Restart),
         2 => Just(Act::Revoke),
-        3 => Just(Act::Lose),
+        4 => Just(Act::Lose),
         1 => Just(Act::Relieve),
         1 => Just(Act::Drain),
         2 => Just(Act::Crash),
@@ -125,7 +134,7 @@ fn cases() -> impl Strategy<Value = Case> {
         4 => Just(Act::Thaw),
         1 => (1..=30u8).prop_map(Act::Wait),
     ];
-    let writers = prop::collection::vec(1..=6u64, 1..=3);
+    let writers = prop::collection::vec((1..=6u64, 3..=30u32), 1..=3);
     let steps = prop::collection::vec((0..3usize, act), 0..=160);
     (writers, steps).prop_map(|(writers, steps)| Case { writers, steps })
 }
@@ -135,6 +144,7 @@ fn cases() -> impl Strategy<Value = Case> {
 enum Over {
     /// The partition is complete.
     Complete,
+    /// It has left before.
     Left,
 }
 
@@ -153,6 +163,7 @@ struct Process {
     /// Items that are still in the stages, of whatever epoch.
     stages: VecDeque<Item>,
     leaving: bool,
+    complete: bool,
     frozen: bool,
     over: Option<Result<Over, Error>>,
 }
@@ -170,6 +181,7 @@ impl Process {
             ticket: 0,
             stages: VecDeque::new(),
             leaving: false,
+            complete: false,
             frozen: false,
             over: None,
         };
@@ -255,8 +267,8 @@ impl Process {
 
     async fn run(&mut self) -> Result<Over, Error> {
         loop {
-            if self.leaving && self.sink.is_idle() {
-                return Ok(Over::Left);
+            if self.sink.is_idle() && (self.complete || self.leaving) {
+                return Ok(if self.complete { Over::Complete } else { Over::Left });
             }
             let recovered = async {
                 match &mut self.recovery {
@@ -267,8 +279,10 @@ impl Process {
             let chain = tokio::select! {
                 biased;
                 notice = self.sink.next() => match notice? {
-                    Notice::Published(published) if published.end == END => return Ok(Over::Complete),
-                    Notice::Published(_) => continue,
+                    Notice::Published(published) => {
+                        self.complete |= published.end == END;
+                        continue;
+                    }
                     Notice::Released { .. } => {
                         self.assign();
                         continue;
@@ -291,7 +305,7 @@ impl Process {
 /// The machines that the processes run on, and the wire to their store.
 struct World {
     wire: Arc<Wire>,
-    writers: Vec<u64>,
+    writers: Vec<Limits>,
     /// Processes so far.
     started: u64,
     /// `None` once a machine's process has found the partition complete.
@@ -299,7 +313,7 @@ struct World {
 }
 
 impl World {
-    fn new(writers: Vec<u64>) -> Self {
+    fn new(writers: Vec<Limits>) -> Self {
         let wire = Arc::new(Wire::new(store(), writers.len()));
         let mut world = Self { wire, started: 0, machines: Vec::new(), writers };
         for machine in 0..world.writers.len() {
@@ -312,9 +326,10 @@ impl World {
     fn process(&mut self, machine: usize) -> Process {
         self.started += 1;
         let store = Arc::new(FaultyStore { wire: Arc::clone(&self.wire), sender: machine });
+        let (rows_per_part, age) = self.writers[machine];
         Process::new(Setup {
-            rows_per_part: self.writers[machine],
-            max_age_s: 1200,
+            rows_per_part,
+            max_age_s: (STEP * age).as_secs(),
             writer: format!("writer {}", self.started),
             ..Setup::on(remote(store))
         })
