@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Runs the quick start's photographs from and into an S3-compatible server, and compares with the same run on disk.
+"""Runs the quick start's photographs from and into an S3-compatible server, and compares with the same run on disk; then
+runs the tests of the chain of parts on that server.
 
-    python scripts/object_store.py [--binary target/release/lm4lv]
+    python scripts/object_store.py [--binary target/release/lm4lv] [--cases 100]
 
 Needs `pip install "moto[server]" boto3 pyarrow`. The server listens on loopback only and ends with the script. Checked:
 references and output in a bucket, three shards at once, a second run that writes nothing, verify, and row-for-row equality
-with a local run in every column that is not volatile or a place.
+with a local run in every column that is not volatile or a place. `cargo test --test chain` then sends every request of its
+promises and of so many generated schedules to the server, over HTTP and with our client.
 """
 
 import argparse
@@ -55,7 +57,9 @@ def rows(files):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--binary", default=str(ROOT / "target" / "release" / "lm4lv"))
-    binary = pathlib.Path(parser.parse_args().binary).resolve()
+    parser.add_argument("--cases", type=int, default=100, help="generated schedules; 0: no tests of the chain")
+    arguments = parser.parse_args()
+    binary = pathlib.Path(arguments.binary).resolve()
 
     logging.getLogger("werkzeug").setLevel(logging.ERROR)
     server = ThreadedMotoServer(ip_address="127.0.0.1", port=0)
@@ -101,7 +105,15 @@ def main():
         )
         assert len(local) == 4 * len(names), len(local)
         assert local == remote, "the rows differ"
-        print(f"{len(local)} rows in {len(objects)} objects, the same as on disk")
+        print(f"{len(local)} rows in {len(objects)} objects, the same as on disk", flush=True)
+
+    if arguments.cases:
+        s3.create_bucket(Bucket="chain")
+        environment |= {"LM4LV_S3_BUCKET": "chain", "LM4LV_CASES": str(arguments.cases)}
+        command = ["cargo", "test", "--release", "--locked", "--test", "chain"]
+        subprocess.run(command, cwd=ROOT, env=environment, check=True)
+        stored = s3.list_objects_v2(Bucket="chain")["KeyCount"]
+        assert stored > 0, "the tests were not run on the server"
     server.stop()
 
 

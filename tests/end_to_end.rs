@@ -4,7 +4,7 @@
 mod common;
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::{PLACE, VOLATILE, binaries, expect, lm4lv, parts, photographs, rows, strings, text, write_parquet};
@@ -29,6 +29,26 @@ fn pipeline(dir: &Path, name: &str, source: &str, out: &str, more: &str) {
         "source: {source}\nload: {{ crop: {{ random: {{ size: 40 }} }} }}\n{RECIPE}\nsink: {{ dir: {out}, rows_per_part: 30 }}\n{more}\n"
     );
     std::fs::write(dir.join(name), text).unwrap();
+}
+
+/// Starts a run of a pipeline file.
+fn start(dir: &Path, file: &str) -> Child {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_lm4lv"));
+    command.args(["run", file]).current_dir(dir).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+#[cfg(unix)]
+fn signal(child: &Child, signal: &str) {
+    assert!(Command::new("kill").args([signal, &child.id().to_string()]).status().unwrap().success());
+}
+
+/// `LM4LV_SEED`, or another one each time.
+fn seed() -> u64 {
+    let seed = std::env::var("LM4LV_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
+        u64::from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos())
+    });
+    println!("LM4LV_SEED={seed}");
+    seed
 }
 
 fn without_place() -> Vec<&'static str> {
@@ -115,18 +135,12 @@ fn sigterm_drains_and_the_next_run_goes_on() {
     }
     expect(dir, &["run", "calm.yaml"], 0);
 
-    let mut child = Command::new(env!("CARGO_BIN_EXE_lm4lv"))
-        .args(["run", "stopped.yaml"])
-        .current_dir(dir)
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
+    let mut child = start(dir, "stopped.yaml");
     let started = Instant::now();
     while parts(&dir.join("stopped")).is_empty() && started.elapsed() < Duration::from_secs(60) {
         std::thread::sleep(Duration::from_millis(2));
     }
-    assert!(Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap().success());
+    signal(&child, "-TERM");
     let code = child.wait().unwrap().code();
     let published = rows(&dir.join("stopped"), VOLATILE).len();
     assert_eq!((code, published < 1800), (Some(143), true), "{published} rows when it stopped");
@@ -140,10 +154,7 @@ fn sigterm_drains_and_the_next_run_goes_on() {
 
 #[test]
 fn killed_at_random_moments_every_row_is_there_once() {
-    let seed = std::env::var("LM4LV_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or_else(|| {
-        u64::from(std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().subsec_nanos())
-    });
-    println!("LM4LV_SEED={seed}");
+    let seed = seed();
     let mut random = lm4lv::stream::Stream::new(seed, "kill", 0, "", "", 1);
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
@@ -155,13 +166,7 @@ fn killed_at_random_moments_every_row_is_there_once() {
 
     let mut kills = 0;
     loop {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_lm4lv"))
-            .args(["run", "killed.yaml"])
-            .current_dir(dir)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = start(dir, "killed.yaml");
         std::thread::sleep(Duration::from_millis(5 + random.below(60)));
         if kills < 20 && child.try_wait().unwrap().is_none() {
             child.kill().unwrap();
@@ -175,6 +180,41 @@ fn killed_at_random_moments_every_row_is_there_once() {
     assert!(kills > 0, "it was done before the first kill");
     expect(dir, &["verify", "killed", "--complete"], 0);
     assert_eq!(rows(&dir.join("killed"), VOLATILE), rows(&dir.join("calm"), VOLATILE), "{kills} kills, seed {seed}");
+}
+
+/// `scripts/kill.py` does this and the kills for longer.
+#[cfg(unix)]
+#[test]
+fn two_at_one_shard_and_one_of_them_frozen_every_row_is_there_once() {
+    let seed = seed();
+    let mut random = lm4lv::stream::Stream::new(seed, "freeze", 0, "", "", 1);
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    photographs(&dir.join("photos"), 300, 96);
+    let source = "{ folder: { path: photos, rows_per_partition: 50 } }";
+    pipeline(dir, "calm.yaml", source, "calm", "run: { workers: 2 }");
+    expect(dir, &["run", "calm.yaml"], 0);
+    let (calm, all) = (rows(&dir.join("calm"), VOLATILE), parts(&dir.join("calm")).len() as u64);
+    for round in 0..4 {
+        let out = format!("frozen-{round}");
+        pipeline(dir, "frozen.yaml", source, &out, "run: { workers: 1 }");
+        let (mut frozen, mut other) = (start(dir, "frozen.yaml"), start(dir, "frozen.yaml"));
+        let wait_for = |share: u64, child: &mut Child| {
+            while (parts(&dir.join(&out)).len() as u64) < share && child.try_wait().unwrap().is_none() {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+        };
+        let at = random.below(all * 3 / 4);
+        wait_for(at, &mut other);
+        signal(&frozen, "-STOP");
+        // Until it is all done, or somewhat more is.
+        wait_for(if round % 2 == 0 { u64::MAX } else { at + random.below(all - at) }, &mut other);
+        signal(&frozen, "-CONT");
+        let codes = (frozen.wait().unwrap().code(), other.wait().unwrap().code());
+        assert_eq!(codes, (Some(0), Some(0)), "round {round}, seed {seed}");
+        expect(dir, &["verify", &out, "--complete"], 0);
+        assert_eq!(rows(&dir.join(&out), VOLATILE), calm, "round {round}, seed {seed}");
+    }
 }
 
 #[test]

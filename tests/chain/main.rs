@@ -3,6 +3,7 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
+mod bucket;
 mod faults;
 mod faulty;
 mod promises;

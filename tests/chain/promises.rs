@@ -15,16 +15,16 @@ use lm4lv::sink::footer::part_name;
 use lm4lv::sink::read::StoredPart;
 use lm4lv::sink::{Dataset, Notice, Published};
 use lm4lv::store::Folder;
-use object_store::ObjectStoreExt;
-use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
+use object_store::{ObjectStore, ObjectStoreExt};
 
+use crate::bucket::store;
 use crate::setup::{Setup, dataset, notices, p, published, remote, start};
 
 #[tokio::test]
 async fn rows_arrive_in_any_order_and_stand_in_order() {
     let dir = tempfile::tempdir().unwrap();
-    for folder in [Folder::Local(dir.path().to_owned()), remote(Arc::new(InMemory::new()))] {
+    for folder in [Folder::Local(dir.path().to_owned()), remote(store())] {
         let setup = Setup { variants: 3, ..Setup::on(folder) };
         let mut sink = setup.started().await;
         sink.end(&p(), 1, 25, 25).unwrap();
@@ -333,8 +333,8 @@ async fn recovery_refuses_another_dataset_s_part() {
 }
 
 /// Three parts of 10, 10 and 5 rows.
-async fn three_parts() -> (Setup, Arc<InMemory>) {
-    let store = Arc::new(InMemory::new());
+async fn three_parts() -> (Setup, Arc<dyn ObjectStore>) {
+    let store = store();
     let setup = Setup::on(remote(store.clone()));
     let mut sink = setup.started().await;
     for seq in 0..25 {
@@ -422,7 +422,7 @@ async fn rows_out_of_their_place_are_found() {
     let (setup, store) = three_parts().await;
     // The rows of the second part under the first one's name and footer.
     let sink = setup.sink();
-    let other = Setup::on(remote(Arc::new(InMemory::new())));
+    let other = Setup::remote();
     let mut wrong = other.started().await;
     for seq in 0..10 {
         wrong.accept(other.item(1, seq, seq + 1)).unwrap();
@@ -443,7 +443,7 @@ async fn a_writer_that_was_silent_for_an_hour_lists_before_it_writes() {
     let zombie = Setup { folder, ..zombie_setup };
     tokio::time::pause();
     let mut sink = zombie.sink();
-    let empty = Chain::recover(&dataset(remote(Arc::new(InMemory::new()))), &p(), 0).await.unwrap();
+    let empty = Chain::recover(&dataset(Setup::remote().folder), &p(), 0).await.unwrap();
     sink.start(empty, 1).unwrap();
     store.delete(&at(0)).await.unwrap();
     store.delete(&at(10)).await.unwrap();

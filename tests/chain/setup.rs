@@ -16,8 +16,9 @@ use lm4lv::sink::verify::{Report, verify};
 use lm4lv::sink::{Columns, Dataset, ImageColumn, Notice, Published, Sink, SinkConfig};
 use lm4lv::store::Folder;
 use object_store::ObjectStore;
-use object_store::memory::InMemory;
 use object_store::path::Path as ObjectPath;
+
+use crate::bucket::store;
 
 pub(crate) fn columns(variants: u16) -> Columns {
     Columns {
@@ -54,25 +55,29 @@ pub(crate) struct Setup {
     pub(crate) scratch: tempfile::TempDir,
     pub(crate) folder: Folder,
     pub(crate) rows_per_part: u64,
+    pub(crate) max_age_s: u64,
     pub(crate) variants: u16,
+    pub(crate) writer: String,
 }
 
 impl Setup {
     pub(crate) fn remote() -> Self {
-        Self::on(remote(Arc::new(InMemory::new())))
+        Self::on(remote(store()))
     }
 
     pub(crate) fn on(folder: Folder) -> Self {
-        Self { scratch: tempfile::tempdir().unwrap(), folder, rows_per_part: 10, variants: 1 }
+        let scratch = tempfile::tempdir().unwrap();
+        Self { scratch, folder, rows_per_part: 10, max_age_s: 300, variants: 1, writer: "writer".into() }
     }
 
     pub(crate) fn sink(&self) -> Sink {
         let config = SinkConfig {
             rows_per_part: self.rows_per_part,
+            max_age_s: self.max_age_s,
             scratch: self.scratch.path().display().to_string(),
             ..SinkConfig::new("out")
         };
-        Sink::new(dataset(self.folder.clone()), columns(self.variants), &config, "run", "writer").unwrap()
+        Sink::new(dataset(self.folder.clone()), columns(self.variants), &config, "run", &self.writer).unwrap()
     }
 
     pub(crate) async fn started(&self) -> Sink {
