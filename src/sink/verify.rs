@@ -81,7 +81,7 @@ pub async fn verify(folder: &Folder, dataset: &str, plan: &[PlannedPartition], c
 
 /// Checks the parts of one chain, oldest first, and returns its end.
 async fn walk(folder: &Folder, dataset: &str, parts: &[(u64, String)], report: &mut Report) -> Result<u64> {
-    report.archived += parts.first().map_or(0, |(from, _)| *from);
+    report.archived = report.archived.saturating_add(parts.first().map_or(0, |(from, _)| *from));
     let mut at = None;
     for (from, name) in parts {
         let place = folder.place(name);
@@ -124,9 +124,10 @@ async fn walk(folder: &Folder, dataset: &str, parts: &[(u64, String)], report: &
 async fn check(part: &StoredPart, dataset: &str, name: &str, report: &mut Report) -> Result<Vec<String>> {
     let footer = part.footer();
     let mut faults: Vec<String> = footer.fault(dataset, name).into_iter().collect();
-    report.rows += footer.rows;
-    report.failed += footer.failed;
-    report.skipped += footer.skipped;
+    // A damaged footer may say anything.
+    report.rows = report.rows.saturating_add(footer.rows);
+    report.failed = report.failed.saturating_add(footer.failed);
+    report.skipped = report.skipped.saturating_add(footer.skipped);
     let rows = u64::try_from(part.metadata().file_metadata().num_rows()).unwrap_or(0);
     if rows != footer.rows {
         faults.push(format!("its footer says {} rows, the file has {rows}", footer.rows));
@@ -154,7 +155,13 @@ async fn check(part: &StoredPart, dataset: &str, name: &str, report: &mut Report
     let columns = ["variant", "status", "partition", "offset"];
     let mut rows =
         Rows { partition: footer.partition.as_str(), variants: footer.variants, before: None, ..Rows::default() };
-    let mut stream = part.rows(&columns, BATCH_ROWS)?;
+    let mut stream = match part.rows(&columns, BATCH_ROWS) {
+        Ok(stream) => stream,
+        Err(why) => {
+            faults.push(format!("its rows cannot be read: {why}"));
+            return Ok(faults);
+        }
+    };
     loop {
         match stream.try_next().await {
             Ok(Some(batch)) => {
