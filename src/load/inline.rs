@@ -18,7 +18,7 @@ const URL_SAFE: GeneralPurpose = GeneralPurpose::new(&alphabet::URL_SAFE, LENIEN
 
 /// Decodes what stands behind `data:`, if it cannot exceed `max` bytes.
 pub(crate) fn decode(uri: &str, max: u64) -> Result<Bytes, Stop> {
-    let bad = |why: &str| Stop::record(FailureCode::BadReference, format!("data: URI: {why}"));
+    let bad = |why: &str| Stop::record(FailureCode::BadReference, format!("data: URI: {}", why.trim_end_matches('.')));
     let (kind, data) = uri.split_once(',').ok_or_else(|| bad("there is no comma"))?;
     let base64 = kind.rsplit(';').next().is_some_and(|word| word.trim().eq_ignore_ascii_case("base64"));
     // Base64 takes four characters for three bytes; a few blanks or line ends on top are no reason to refuse.
@@ -64,7 +64,7 @@ mod tests {
     fn refusals() {
         let code = |uri: &str| match decode(uri, 100) {
             Err(Stop::Final(Fault::Record(code, message))) => {
-                assert!(message.len() < 200, "{message}");
+                assert!(message.len() < 200 && !message.ends_with('.'), "{message}");
                 code
             }
             other => panic!("{other:?}"),
