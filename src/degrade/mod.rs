@@ -201,6 +201,8 @@ impl<'a> Work<'a> {
         let operation = operation?;
         let planes = self.planes.get_or_insert_with(|| Planes::from_image(self.clean));
         let params = (operation.apply)(params, planes, noise)?;
+        // A level that is no number would become black without a word.
+        debug_assert!(planes.data().iter().all(|level| level.is_finite()), "{}: {params}", operation.spec.name);
         if self.quantize.when == When::EachStep {
             *planes = Planes::from_image(&planes.to_image(self.quantize.how));
         }
