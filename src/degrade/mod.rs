@@ -199,8 +199,13 @@ impl Work {
     ) -> Result<(), String> {
         let operation = operation?;
         let params = (operation.apply)(params, &mut self.pixels, noise)?;
-        if let (When::EachStep, Pixels::Fractions(planes)) = (self.quantize.when, &self.pixels) {
-            self.pixels = Pixels::Levels(Arc::new(planes.to_image(self.quantize.how)));
+        if let Pixels::Fractions(planes) = &self.pixels {
+            // A level that is no number would become black without a word.
+            debug_assert!(planes.data().iter().all(|level| level.is_finite()), "{}: {params}", operation.spec.name);
+            if self.quantize.when == When::EachStep {
+                self.pixels = Pixels::Levels(Arc::new(planes.to_image(self.quantize.how)));
+            }
+        }
         }
         let Spec { name, version, .. } = operation.spec;
         self.ops.push(AppliedOp { step: step.to_owned(), op: name.to_owned(), version, params });

@@ -36,7 +36,7 @@ pub(crate) fn fits(uri: &str, max: u64) -> bool {
 
 /// Decodes what stands behind `data:`, if it cannot exceed `max` bytes.
 pub(crate) fn decode(uri: &str, max: u64) -> Result<Bytes, Stop> {
-    let bad = |why: &str| Stop::record(FailureCode::BadReference, format!("data: URI: {why}"));
+    let bad = |why: &str| Stop::record(FailureCode::BadReference, format!("data: URI: {}", why.trim_end_matches('.')));
     let (kind, data) = uri.split_once(',').ok_or_else(|| bad("there is no comma"))?;
     let base64 = is_base64(kind);
     let limit = limit(base64, max);
@@ -81,7 +81,7 @@ mod tests {
     fn refusals() {
         let code = |uri: &str| match decode(uri, 100) {
             Err(Stop::Final(Fault::Record(code, message))) => {
-                assert!(message.len() < 200, "{message}");
+                assert!(message.len() < 200 && !message.ends_with('.'), "{message}");
                 code
             }
             other => panic!("{other:?}"),

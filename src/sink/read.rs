@@ -9,7 +9,7 @@ use parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use parquet::arrow::async_reader::{AsyncFileReader, ParquetRecordBatchStream};
 use parquet::arrow::{ParquetRecordBatchStreamBuilder, ProjectionMask};
 use parquet::errors::ParquetError;
-use parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
+use parquet::file::metadata::{ColumnChunkMetaData, FooterTail, ParquetMetaData, ParquetMetaDataReader};
 
 use super::footer::Footer;
 use crate::error::{Error, Result};
@@ -114,5 +114,16 @@ async fn read_metadata(folder: &Folder, name: &str) -> Result<Option<ParquetMeta
         }
     }
     let begin = tail.len() - wanted as usize;
-    ParquetMetaDataReader::decode_metadata(&tail[begin..tail.len() - 8]).map(Some).map_err(|e| broken(&e))
+    let metadata = ParquetMetaDataReader::decode_metadata(&tail[begin..tail.len() - 8]).map_err(|e| broken(&e))?;
+    // Parquet's reader would panic at a negative place, and a store that is asked for bytes that are not there gives an
+    // answer that looks like no answer.
+    let inside = |column: &ColumnChunkMetaData| {
+        let start = column.dictionary_page_offset().unwrap_or(column.data_page_offset());
+        let end = start.checked_add(column.compressed_size());
+        start >= 0 && column.compressed_size() >= 0 && end.is_some_and(|end| end as u64 <= size)
+    };
+    if !metadata.row_groups().iter().flat_map(|group| group.columns()).all(inside) {
+        return Err(broken(&"its columns do not lie inside the file"));
+    }
+    Ok(Some(metadata))
 }

@@ -1,11 +1,12 @@
 //! Walks every chain of a dataset and names every fault: that nothing is missing and nothing twice.
 
 use std::collections::{BTreeMap, HashMap};
+use std::panic::AssertUnwindSafe;
 use std::time::Duration;
 
 use arrow::array::{Array, AsArray, RecordBatch};
 use arrow::datatypes::{Int32Type, Int64Type};
-use futures::TryStreamExt;
+use futures::{FutureExt, TryStreamExt};
 use parquet::errors::ParquetError;
 use serde::Serialize;
 
@@ -81,7 +82,7 @@ pub async fn verify(folder: &Folder, dataset: &str, plan: &[PlannedPartition], c
 
 /// Checks the parts of one chain, oldest first, and returns its end.
 async fn walk(folder: &Folder, dataset: &str, parts: &[(u64, String)], report: &mut Report) -> Result<u64> {
-    report.archived += parts.first().map_or(0, |(from, _)| *from);
+    report.archived = report.archived.saturating_add(parts.first().map_or(0, |(from, _)| *from));
     let mut at = None;
     for (from, name) in parts {
         let place = folder.place(name);
@@ -124,9 +125,10 @@ async fn walk(folder: &Folder, dataset: &str, parts: &[(u64, String)], report: &
 async fn check(part: &StoredPart, dataset: &str, name: &str, report: &mut Report) -> Result<Vec<String>> {
     let footer = part.footer();
     let mut faults: Vec<String> = footer.fault(dataset, name).into_iter().collect();
-    report.rows += footer.rows;
-    report.failed += footer.failed;
-    report.skipped += footer.skipped;
+    // A damaged footer may say anything.
+    report.rows = report.rows.saturating_add(footer.rows);
+    report.failed = report.failed.saturating_add(footer.failed);
+    report.skipped = report.skipped.saturating_add(footer.skipped);
     let rows = u64::try_from(part.metadata().file_metadata().num_rows()).unwrap_or(0);
     if rows != footer.rows {
         faults.push(format!("its footer says {} rows, the file has {rows}", footer.rows));
@@ -154,9 +156,20 @@ async fn check(part: &StoredPart, dataset: &str, name: &str, report: &mut Report
     let columns = ["variant", "status", "partition", "offset"];
     let mut rows =
         Rows { partition: footer.partition.as_str(), variants: footer.variants, before: None, ..Rows::default() };
-    let mut stream = part.rows(&columns, BATCH_ROWS)?;
+    let mut stream = match part.rows(&columns, BATCH_ROWS) {
+        Ok(stream) => stream,
+        Err(why) => {
+            faults.push(format!("its rows cannot be read: {why}"));
+            return Ok(faults);
+        }
+    };
     loop {
-        match stream.try_next().await {
+        // Parquet's reader takes a page's own account of itself at its word, and panics where that contradicts the footer.
+        let Ok(next) = AssertUnwindSafe(stream.try_next()).catch_unwind().await else {
+            faults.push("its rows cannot be read: a page contradicts the footer".to_owned());
+            return Ok(faults);
+        };
+        match next {
             Ok(Some(batch)) => {
                 if let Err(fault) = rows.look_at(&batch) {
                     faults.push(fault);

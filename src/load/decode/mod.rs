@@ -159,8 +159,11 @@ enum Pixels {
     Cmyk(Vec<u8>),
 }
 
+/// Some crates end what they say with a full stop, which messages here do not have.
 fn failure(code: FailureCode, message: impl Into<String>) -> Failure {
-    Failure { code, message: message.into() }
+    let mut message = message.into();
+    message.truncate(message.trim_end_matches('.').len());
+    Failure { code, message }
 }
 
 fn corrupt(why: impl std::fmt::Display) -> Failure {

@@ -1,9 +1,12 @@
 //! TIFF, by the `tiff` crate: the first page; grey, RGB, CMYK and YCbCr (JPEG) of 8 or 16 bits, grey and palette also of
 //! 1, 2 and 4; with or without alpha; strips, tiles, planes. All else (floats, Lab, 32 bits) is `unsupported`.
 //!
-//! Before anything is decoded, the tags that rule allocations are checked against the image's own size, strips and tiles
-//! must lie inside the file, and JPEG strips must be of the size that they are put into. That decoder refuses palettes, so
-//! it is told that the indices are grey, in a copy of the file with one tag changed.
+//! Before anything is decoded, values must lie inside the file and be no more than a tag can need, since that decoder takes
+//! 32 bytes for each; the tags that rule allocations are checked against the image's own size, strips and tiles must lie
+//! inside the file, and JPEG strips must be of the size that they are put into. That decoder refuses palettes, so it is told
+//! that the indices are grey, in a copy of the file with one tag changed.
+//!
+//! (long because the first page's tags are walked here, too)
 
 use std::io::Cursor;
 
@@ -22,13 +25,87 @@ const JPEG: u16 = 7;
 /// Most samples of a pixel, alpha and what else is extra included.
 const MAX_SAMPLES: u16 = 8;
 
+/// Most strips or tiles: a hundred million pixels in tiles of 16 × 16, three planes of them, are a few more than a million.
+const MAX_CHUNKS: u64 = 2 << 20;
+
+/// Most values of any other tag: a palette of 16 bits has 3 · 65,536.
+const MAX_VALUES: u64 = 3 << 16;
+
 /// Later pages that are looked for; the chain of a hostile file may have no end.
 const MAX_PAGES: usize = 256;
 
 type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
 
+/// A tag of the first page.
+struct Entry<'a> {
+    tag: u16,
+    /// How many values it has.
+    count: u64,
+    /// Where the value stands, or its offset if it is longer than that field.
+    field: usize,
+    /// `None` if it does not lie inside the file.
+    value: Option<&'a [u8]>,
+}
+
+/// The tags of the first page; `None` if there is no page.
+fn entries(bytes: &[u8]) -> Option<impl Iterator<Item = Entry<'_>>> {
+    let numbers = Numbers { bytes, little: bytes.first()? == &b'I' };
+    let big = numbers.u16(2)? == 43;
+    let word = move |at: usize| match big {
+        true => numbers.array(at).map(u64::from_le_bytes),
+        false => numbers.u32(at).map(u64::from),
+    };
+    let page = usize::try_from(word(if big { 8 } else { 4 })?).ok()?;
+    let count = if big { word(page)? } else { numbers.u16(page)?.into() };
+    let (width, length) = if big { (8, 20) } else { (4, 12) };
+    let first = page.checked_add(if big { 8 } else { 2 })?;
+    let entry = move |i: usize| {
+        let at = first + i * length;
+        let (kind, field) = (numbers.u16(at + 2)?, at + 4 + width);
+        let size = match kind {
+            3 | 8 => 2,
+            4 | 9 | 11 | 13 => 4,
+            5 | 10 | 12 | 16..=18 => 8,
+            _ => 1,
+        };
+        let count = word(at + 4)?;
+        let value = || {
+            let length = usize::try_from(count.checked_mul(size)?).ok()?;
+            let start = if length <= width { field } else { usize::try_from(word(field)?).ok()? };
+            numbers.slice(start, length)
+        };
+        Some(Entry { tag: numbers.u16(at)?, count, field, value: value() })
+    };
+    // No more than the file has room for.
+    let count = usize::try_from(count).ok()?.min(bytes.len() / length);
+    Some((0..count).map_while(entry))
+}
+
+/// Refuses tags that the decoder reads with more values than they can need.
+fn check_tags(bytes: &[u8]) -> Result<(), Failure> {
+    for entry in entries(bytes).ok_or_else(|| corrupt("truncated: there is no page"))? {
+        let Entry { tag, count, value, .. } = entry;
+        let chunks = [Tag::StripOffsets, Tag::StripByteCounts, Tag::TileOffsets, Tag::TileByteCounts];
+        let most = match Tag::from_u16_exhaustive(tag) {
+            tag if chunks.contains(&tag) => MAX_CHUNKS,
+            Tag::ImageWidth | Tag::ImageLength | Tag::BitsPerSample | Tag::Compression => MAX_VALUES,
+            Tag::PhotometricInterpretation | Tag::SamplesPerPixel | Tag::RowsPerStrip | Tag::Orientation => MAX_VALUES,
+            Tag::PlanarConfiguration | Tag::Predictor | Tag::ColorMap | Tag::TileWidth | Tag::TileLength => MAX_VALUES,
+            Tag::ExtraSamples | Tag::SampleFormat | Tag::JPEGTables | Tag::ChromaSubsampling => MAX_VALUES,
+            _ => continue,
+        };
+        if value.is_none() || count > most {
+            return Err(corrupt(format!(
+                "tag {tag} has {count} values, more than it can have or than are in the file"
+            )));
+        }
+    }
+    Ok(())
+}
+
 /// The decoder of the first page, allowed as much memory as its pixels can take.
 fn open(bytes: &[u8]) -> Result<(Reader<'_>, Size), Failure> {
+    check_tags(bytes)?;
     let mut decoder = Decoder::new(Cursor::new(bytes)).map_err(failed)?;
     let (width, height) = decoder.dimensions().map_err(failed)?;
     let size = Size::new(width, height);
@@ -48,7 +125,8 @@ fn tag(decoder: &mut Reader<'_>, tag: Tag) -> Result<Option<u16>, Failure> {
 pub(super) fn header(bytes: &[u8]) -> Result<Header, Failure> {
     let (mut decoder, size) = open(bytes)?;
     let samples = u64::from(tag(&mut decoder, Tag::SamplesPerPixel)?.unwrap_or(1).min(MAX_SAMPLES));
-    Ok(Header { size, bytes_per_pixel: 4 * samples + 3 })
+    // At least what `open` allows for the tags of other pages.
+    Ok(Header { size, bytes_per_pixel: (4 * samples + 3).max(2 * u64::from(MAX_SAMPLES)) })
 }
 
 /// Decodes the first page.
@@ -56,8 +134,9 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Failure> {
     let (mut decoder, size) = open(bytes)?;
     check(&mut decoder, bytes, size)?;
     let orientation = tag(&mut decoder, Tag::Orientation)?.and_then(|o| u8::try_from(o).ok()).unwrap_or(1);
-    let icc = decoder.find_tag(Tag::IccProfile).ok().flatten().and_then(|v| v.into_u8_vec().ok());
-    let icc = icc.filter(|profile| !profile.is_empty() && profile.len() <= MAX_ICC);
+    let is_icc = |entry: &Entry<'_>| entry.tag == Tag::IccProfile.to_u16();
+    let icc = entries(bytes).and_then(|mut entries| entries.find(is_icc)).and_then(|entry| entry.value);
+    let icc = icc.filter(|profile| !profile.is_empty() && profile.len() <= MAX_ICC).map(<[u8]>::to_vec);
     let pages = decoder.more_images();
     if pages {
         later_pages(open(bytes)?.0, bytes)?;
@@ -223,19 +302,10 @@ impl Samples {
 
 /// A copy of the file whose first page calls itself grey.
 fn as_grey(bytes: &[u8]) -> Option<Vec<u8>> {
-    const PHOTOMETRIC: u16 = 262;
-    let little = bytes.first()? == &b'I';
-    let numbers = Numbers { bytes, little };
-    let big = numbers.u16(2)? == 43;
-    // Offset of the page, bytes of the number of its entries, of an entry, and of what comes before an entry's value.
-    let (page, count, entry, value) =
-        if big { (numbers.u32(if little { 8 } else { 12 })?, 8, 20, 12) } else { (numbers.u32(4)?, 2, 12, 8) };
-    let page = page as usize;
-    let entries = usize::from(numbers.u16(if big && !little { page + 6 } else { page })?);
-    let at = (0..entries).map(|i| page + count + i * entry).find(|at| numbers.u16(*at) == Some(PHOTOMETRIC))?;
-    let grey = if little { GREY.to_le_bytes() } else { GREY.to_be_bytes() };
+    let at = entries(bytes)?.find(|entry| entry.tag == Tag::PhotometricInterpretation.to_u16())?.field;
+    let grey = if bytes.first()? == &b'I' { GREY.to_le_bytes() } else { GREY.to_be_bytes() };
     let mut copy = bytes.to_vec();
-    copy.get_mut(at + value..at + value + 2)?.copy_from_slice(&grey);
+    copy.get_mut(at..at + 2)?.copy_from_slice(&grey);
     Some(copy)
 }
 
