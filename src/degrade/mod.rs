@@ -206,7 +206,6 @@ impl Work {
                 self.pixels = Pixels::Levels(Arc::new(planes.to_image(self.quantize.how)));
             }
         }
-        }
         let Spec { name, version, .. } = operation.spec;
         self.ops.push(AppliedOp { step: step.to_owned(), op: name.to_owned(), version, params });
         Ok(())
