@@ -145,7 +145,7 @@ def kill_rounds(place, draw, kills, both):
         process = place.start("killed")
         # One in ten while it starts, the others while it works.
         if draw.random() >= 0.1:
-            wait_for_parts(place, "killed", before + draw.randint(1, max(1, int(1.3 * step))), process)
+            wait_for_parts(place, "killed", before + draw.randint(1, max(1, int(step))), process)
         time.sleep(draw.uniform(0, 0.04))
         check(process.poll() is None, f"it ended with {process.returncode} before kill {kill + 1}: fewer kills, or more rows")
         process.kill()
