@@ -106,9 +106,9 @@ fn move_all<T: Copy>(from: &[T], w: usize, h: usize, how: Move, to: &mut [T]) {
             }
         }
         Move::Half => reverse(from, to),
-        Move::Transpose => transpose(from, w, |x, y| x * h + y, |tile, j, i| tile[i][j], to),
-        Move::Right => transpose(from, w, |x, y| x * h + h - 1 - y, |tile, j, i| tile[TILE - 1 - i][j], to),
-        Move::Left => transpose(from, w, |x, y| (w - 1 - x) * h + y, |tile, j, i| tile[i][j], to),
+        Move::Transpose => transpose(from, w, |x, y| x * h + y, |i| i, to),
+        Move::Right => transpose(from, w, |x, y| x * h + h - 1 - y, |i| TILE - 1 - i, to),
+        Move::Left => transpose(from, w, |x, y| (w - 1 - x) * h + y, |i| i, to),
     }
 }
 
@@ -124,28 +124,30 @@ fn reverse<T: Copy>(from: &[T], to: &mut [T]) {
     }
 }
 
-/// Moves the pixel at column `x`, row `y` to `place(x, y)`; columns become rows. `turned(tile, j, i)` is what stands at
-/// place `i` of the row that column `j` of the tile becomes.
+/// Moves the pixel at column `x`, row `y` to `place(x, y)`; columns become rows. `turned(i)` is the tile's row whose
+/// value comes to place `i` of the row that a column becomes.
 #[inline(always)]
 fn transpose<T: Copy>(
     from: &[T],
     w: usize,
     place: impl Fn(usize, usize) -> usize,
-    turned: impl Fn(&[[T; TILE]; TILE], usize, usize) -> T,
+    turned: impl Fn(usize) -> usize,
     to: &mut [T],
 ) {
     let h = from.len() / w;
     for y0 in (0..h).step_by(TILE) {
         for x0 in (0..w).step_by(TILE) {
             if x0 + TILE <= w && y0 + TILE <= h {
-                // By way of a tile of our own, so that each cache line of either image is touched once: rows of images
-                // often lie a power of two apart, where a cache holds few of them.
-                let tile: [[T; TILE]; TILE] =
-                    std::array::from_fn(|i| std::array::from_fn(|j| from[(y0 + i) * w + x0 + j]));
+                let mut tile = [&from[..w]; TILE];
+                for (i, row) in tile.iter_mut().enumerate() {
+                    *row = &from[(y0 + i) * w..(y0 + i + 1) * w];
+                }
                 for j in 0..TILE {
                     let at = place(x0 + j, y0).min(place(x0 + j, y0 + TILE - 1));
-                    let row: [T; TILE] = std::array::from_fn(|i| turned(&tile, j, i));
-                    to[at..at + TILE].copy_from_slice(&row);
+                    let row = &mut to[at..at + TILE];
+                    for (i, to) in row.iter_mut().enumerate() {
+                        *to = tile[turned(i)][x0 + j];
+                    }
                 }
             } else {
                 for x in x0..(x0 + TILE).min(w) {

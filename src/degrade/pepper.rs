@@ -72,13 +72,13 @@ impl Degradation for Pepper {
                 }
             }
             (Pixels::Levels(image), Mode::PerChannel, Some(level)) => {
-                let pixels = Arc::make_mut(image).pixels_mut();
-                for channel in 0..3 {
-                    for run in pixels.chunks_mut(RUN) {
-                        noise.fill_u32(&mut words[..run.len()]);
-                        put_channel(run, channel, &words, threshold, level);
-                    }
+                // The words come channel by channel, the levels lie pixel by pixel.
+                let mut hits = vec![0u8; image.as_bytes().len()];
+                for run in hits.chunks_mut(RUN) {
+                    noise.fill_u32(&mut words[..run.len()]);
+                    find(&words, threshold, run);
                 }
+                put_channels(Arc::make_mut(image).pixels_mut(), &hits, level);
             }
             (image, Mode::PerChannel, _) => {
                 for run in image.planes().data_mut().chunks_mut(RUN) {
@@ -98,9 +98,18 @@ vectorised! {
         }
     }
 
-    fn put_channel(pixels: &mut [[u8; 3]], channel: usize, words: &[u32], threshold: u32, fill: u8) {
-        for (pixel, word) in pixels.iter_mut().zip(words) {
-            pixel[channel] = if *word < threshold { fill } else { pixel[channel] };
+    /// 255 where a word is a hit, else 0.
+    fn find(words: &[u32], threshold: u32, hits: &mut [u8]) {
+        for (hit, word) in hits.iter_mut().zip(words) {
+            *hit = if *word < threshold { 255 } else { 0 };
+        }
+    }
+
+    fn put_channels(pixels: &mut [[u8; 3]], hits: &[u8], fill: u8) {
+        let (r, rest) = hits.split_at(pixels.len());
+        let (g, b) = rest.split_at(pixels.len());
+        for (((pixel, r), g), b) in pixels.iter_mut().zip(r).zip(g).zip(b) {
+            *pixel = [pixel[0] & !r | fill & r, pixel[1] & !g | fill & g, pixel[2] & !b | fill & b];
         }
     }
 

@@ -69,7 +69,7 @@ impl Degradation for Rotate {
     fn apply(&self, image: &mut Pixels, _: &mut Stream) -> Result<(), String> {
         let quarters = self.angle / 90.0;
         if quarters.fract() != 0.0 {
-            *image = Pixels::Fractions(self.resampled(image.planes())?);
+            *image = Pixels::Fractions(self.resampled(image)?);
             return Ok(());
         }
         match quarters.rem_euclid(4.0) as u32 {
@@ -82,7 +82,7 @@ impl Degradation for Rotate {
 }
 
 impl Rotate {
-    fn resampled(&self, image: &Planes) -> Result<Planes, String> {
+    fn resampled(&self, image: &Pixels) -> Result<Planes, String> {
         let (sin, cos) = maths::sin_cos_degrees(self.angle);
         let size = image.size();
         let (w, h) = (f64::from(size.width), f64::from(size.height));
@@ -99,7 +99,7 @@ impl Rotate {
             }
         }
         let to = Size::new(wide as u32, high as u32);
-        let turned = Turned { sin, cos, from: size, to, filter: self.filter, fill: (self.fill / 255.0) as f32 };
+        let turned = Turned { sin, cos, from: size, to, fill: (self.fill / 255.0) as f32 };
         match self.filter {
             Filter::Nearest => turned.sample::<1>(image),
             Filter::Bilinear => turned.sample::<2>(image),
@@ -127,13 +127,12 @@ struct Turned {
     cos: f64,
     from: Size,
     to: Size,
-    filter: Filter,
     fill: f32,
 }
 
 impl Turned {
-    /// Makes each pixel of N×N neighbours. Neighbours outside count as `fill`.
-    fn sample<const N: usize>(&self, image: &Planes) -> Result<Planes, String> {
+    /// Makes each pixel of N×N neighbours: 1 the nearest, 2 bilinear, 4 bicubic. Neighbours outside count as `fill`.
+    fn sample<const N: usize>(&self, image: &Pixels) -> Result<Planes, String> {
         let (w, h) = (self.from.width as usize, self.from.height as usize);
         let bordered = Bordered::new(image, N, self.fill);
         let pixels = self.to.pixels();
@@ -146,13 +145,11 @@ impl Turned {
         for y in 0..self.to.height {
             let dy = f64::from(y) + 0.5 - f64::from(self.to.height) / 2.0;
             for from in (0..self.to.width).step_by(RUN) {
-                for (i, x) in (from..).enumerate().take(RUN) {
-                    let dx = f64::from(x) + 0.5 - f64::from(self.to.width) / 2.0;
-                    places[0][i] = self.cos * dx + self.sin * dy + w as f64 / 2.0 - 0.5;
-                    places[1][i] = self.cos * dy - self.sin * dx + h as f64 / 2.0 - 0.5;
-                }
-                find(&places[0], self.filter, N, w, &mut across);
-                find(&places[1], self.filter, N, h, &mut down);
+                let dx = f64::from(from) + 0.5 - f64::from(self.to.width) / 2.0;
+                along(dx, [self.cos, self.sin * dy, w as f64 / 2.0], &mut places[0]);
+                along(dx, [-self.sin, self.cos * dy, h as f64 / 2.0], &mut places[1]);
+                find::<N>(&places[0], w, &mut across);
+                find::<N>(&places[1], h, &mut down);
                 mix::<N>(&bordered, &across, &down, &mut mixed);
                 let at = y as usize * self.to.width as usize + from as usize;
                 let run = at..at + RUN.min((self.to.width - from) as usize);
@@ -177,14 +174,20 @@ struct Bordered {
 }
 
 impl Bordered {
-    fn new(image: &Planes, border: usize, fill: f32) -> Self {
+    fn new(image: &Pixels, border: usize, fill: f32) -> Self {
         let (w, h) = (image.size().width as usize, image.size().height as usize);
         let (width, height) = (w + 2 * border, h + 2 * border);
         let mut pixels = vec![[fill; 4]; width * height];
         for (y, row) in pixels.chunks_exact_mut(width).skip(border).take(h).enumerate() {
-            let [r, g, b] = [0, 1, 2].map(|channel| &image.plane(channel)[y * w..(y + 1) * w]);
-            for (((pixel, r), g), b) in row[border..].iter_mut().zip(r).zip(g).zip(b) {
-                *pixel = [*r, *g, *b, 0.0];
+            let row = &mut row[border..border + w];
+            match image {
+                Pixels::Levels(image) => widen(&image.pixels()[y * w..(y + 1) * w], row),
+                Pixels::Fractions(planes) => {
+                    let [r, g, b] = [0, 1, 2].map(|channel| &planes.plane(channel)[y * w..(y + 1) * w]);
+                    for (((pixel, r), g), b) in row.iter_mut().zip(r).zip(g).zip(b) {
+                        *pixel = [*r, *g, *b, 0.0];
+                    }
+                }
             }
         }
         Self { pixels, border, width, height, fill }
@@ -192,24 +195,50 @@ impl Bordered {
 }
 
 vectorised! {
-    /// The neighbours of `places` on an axis of `n` pixels within a border of `border`. Where all of them lie outside, the
+    /// Levels as fractions.
+    fn widen(levels: &[[u8; 3]], pixels: &mut [[f32; 4]]) {
+        for (pixel, [r, g, b]) in pixels.iter_mut().zip(levels) {
+            *pixel = [f32::from(*r) / 255.0, f32::from(*g) / 255.0, f32::from(*b) / 255.0, 0.0];
+        }
+    }
+
+    /// The places of a run on one axis: `slope` times the distance from the middle, which is `dx` and grows by 1, plus `rest`
+    /// and `middle`, less half a pixel.
+    fn along(dx: f64, line: [f64; 3], places: &mut [f64; RUN]) {
+        let [slope, rest, middle] = line;
+        for (i, place) in places.iter_mut().enumerate() {
+            *place = slope * (dx + i as f64) + rest + middle - 0.5;
+        }
+    }
+
+    /// The neighbours of `places` on an axis of `n` pixels within a border of `N`. Where all of them lie outside, the
     /// first one is the first of the border, or the first behind the image.
-    fn find(places: &[f64; RUN], filter: Filter, border: usize, n: usize, out: &mut Neighbours) {
+    fn find<const N: usize>(places: &[f64; RUN], n: usize, out: &mut Neighbours) {
         // The least and the greatest place that tells something.
-        let (least, greatest) = (-(border as f64), n as f64 + 1.0);
+        let (least, greatest) = (-(N as f64), n as f64 + 1.0);
+        let to_nearest = if N == 1 { 0.5 } else { 0.0 };
+        let before = if N == 4 { 1.0 } else { 0.0 };
+        let mut fractions = [0.0; RUN];
+        for ((place, first), t) in places.iter().zip(&mut out.first).zip(&mut fractions) {
+            let place = held(*place, least, greatest);
+            let below = floor(place + to_nearest);
+            *first = whole(held(below + N as f64 - before, 0.0, n as f64 + N as f64));
+            *t = place - below;
+        }
         let [a, b, c, d] = &mut out.weights;
-        for (i, place) in places.iter().enumerate() {
-            let place = place.clamp(least, greatest);
-            let below = floor(if filter == Filter::Nearest { place + 0.5 } else { place });
-            let first = whole(below) + border as i32 - i32::from(filter == Filter::Bicubic);
-            out.first[i] = first.clamp(0, (n + border) as i32);
-            let t = place - below;
-            match filter {
-                Filter::Nearest => a[i] = 1.0,
-                Filter::Bilinear => (a[i], b[i]) = ((1.0 - t) as f32, t as f32),
-                Filter::Bicubic => {
-                    (a[i], b[i]) = (far(1.0 + t) as f32, near(t) as f32);
-                    (c[i], d[i]) = (near(1.0 - t) as f32, far(2.0 - t) as f32);
+        match N {
+            1 => a.fill(1.0),
+            2 => {
+                for ((a, b), t) in a.iter_mut().zip(b).zip(&fractions) {
+                    (*a, *b) = ((1.0 - t) as f32, *t as f32);
+                }
+            }
+            _ => {
+                for ((a, b), t) in a.iter_mut().zip(b).zip(&fractions) {
+                    (*a, *b) = (far(1.0 + t) as f32, near(*t) as f32);
+                }
+                for ((c, d), t) in c.iter_mut().zip(d).zip(&fractions) {
+                    (*c, *d) = (near(1.0 - t) as f32, far(2.0 - t) as f32);
                 }
             }
         }
@@ -243,6 +272,13 @@ vectorised! {
 /// Adding it to a number far smaller rounds that to a whole one, whose bits are then the sum's lowest. (Vector units have no
 /// instruction for Rust's `as i32`, which saturates.)
 const WHOLE: f64 = 6_755_399_441_055_744.0;
+
+/// `x` between two others.
+#[inline(always)]
+fn held(x: f64, least: f64, greatest: f64) -> f64 {
+    let x = if x < least { least } else { x };
+    if x > greatest { greatest } else { x }
+}
 
 #[inline(always)]
 fn floor(x: f64) -> f64 {
