@@ -159,10 +159,16 @@ enum Pixels {
     Cmyk(Vec<u8>),
 }
 
-/// Some crates end what they say with a full stop, which messages here do not have.
+/// What other crates say may be as long as a file makes it, and may end with a full stop; a row's message is short and does
+/// not.
 fn failure(code: FailureCode, message: impl Into<String>) -> Failure {
+    const LONGEST: usize = 300;
     let mut message = message.into();
     message.truncate(message.trim_end_matches('.').len());
+    if let Some((end, _)) = message.char_indices().nth(LONGEST) {
+        message.truncate(end);
+        message.push('…');
+    }
     Failure { code, message }
 }
 

@@ -39,6 +39,8 @@ type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
 /// A tag of the first page.
 struct Entry<'a> {
     tag: u16,
+    /// What its values are.
+    kind: u16,
     /// How many values it has.
     count: u64,
     /// Where the value stands, or its offset if it is longer than that field.
@@ -74,7 +76,7 @@ fn entries(bytes: &[u8]) -> Option<impl Iterator<Item = Entry<'_>>> {
             let start = if length <= width { field } else { usize::try_from(word(field)?).ok()? };
             numbers.slice(start, length)
         };
-        Some(Entry { tag: numbers.u16(at)?, count, field, value: value() })
+        Some(Entry { tag: numbers.u16(at)?, kind, count, field, value: value() })
     };
     // No more than the file has room for.
     let count = usize::try_from(count).ok()?.min(bytes.len() / length);
@@ -83,8 +85,13 @@ fn entries(bytes: &[u8]) -> Option<impl Iterator<Item = Entry<'_>>> {
 
 /// Refuses tags that the decoder reads with more values than they can need.
 fn check_tags(bytes: &[u8]) -> Result<(), Failure> {
+    let big = bytes.get(2..4).is_some_and(|version| version.contains(&43));
     for entry in entries(bytes).ok_or_else(|| corrupt("truncated: there is no page"))? {
-        let Entry { tag, count, value, .. } = entry;
+        let Entry { tag, kind, count, value, .. } = entry;
+        // The decoder skips too little of such a tag, and would read the rest of it as the next one.
+        if big && !matches!(kind, 1..=13 | 16..=18) {
+            return Err(unsupported(format!("BigTIFF with a tag of kind {kind}")));
+        }
         let chunks = [Tag::StripOffsets, Tag::StripByteCounts, Tag::TileOffsets, Tag::TileByteCounts];
         let most = match Tag::from_u16_exhaustive(tag) {
             tag if chunks.contains(&tag) => MAX_CHUNKS,
