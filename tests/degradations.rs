@@ -10,6 +10,7 @@ use std::sync::Arc;
 use lm4lv::checkpoint::{Partition, Position};
 use lm4lv::degrade::spec::Kind;
 use lm4lv::degrade::{Degrade, DegradeConfig, OPERATIONS, catalogue, replay};
+use lm4lv::image::jpeg::{Subsampling, encode};
 use lm4lv::image::{Image, Size};
 use lm4lv::sample::{AppliedOp, FailureCode, Record, Reference, Sample};
 use lm4lv::stage::{Fault, Stage};
@@ -266,6 +267,13 @@ fn every_parameters_ends_and_words_work() {
                     let (Kind::Real(min, _), true) = (other.kind, exists) else { continue };
                     params.insert(other.name.into(), json!(min));
                 }
+                if params.get("shape").is_some_and(|shape| shape == "boxes") {
+                    // The shortest side is not above the longest.
+                    let of = |name| params.get(name).and_then(serde_json::Value::as_f64);
+                    let (least, most) = (of("size_min").unwrap_or(0.05), of("size_max").unwrap_or(0.25));
+                    params.insert("size_min".into(), json!(least.min(most)));
+                    params.insert("size_max".into(), json!(least.max(most)));
+                }
                 if spec.name == "jpeg" || spec.name == "webp" {
                     params.entry("quality").or_insert(json!(50));
                 }
@@ -280,27 +288,37 @@ fn every_parameters_ends_and_words_work() {
     }
 }
 
+const JPEGS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/degrade/jpeg");
+
+/// The clean image of a sheet (above what Pillow made of it), and the sheet.
+fn jpeg_sheet(name: &str) -> (Image, Image) {
+    let (width, height) = name.split_once('x').map(|(w, h)| (w.parse().unwrap(), h.parse().unwrap())).unwrap();
+    let path = format!("{JPEGS}/{name}.png");
+    let mut reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).unwrap()));
+    reader.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
+    let mut reader = reader.read_info().unwrap();
+    let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut bytes).unwrap();
+    let rgb = match info.color_type {
+        png::ColorType::Rgb => bytes,
+        png::ColorType::Grayscale => bytes.iter().flat_map(|v| [*v; 3]).collect(),
+        other => panic!("{name}: {other:?}"),
+    };
+    let sheet = Image::from_rgb(Size::new(info.width, info.height), rgb).unwrap();
+    (sheet.crop(0, 0, Size::new(width, height)).unwrap(), sheet)
+}
+
 #[test]
 fn jpeg_is_pillows_to_the_byte() {
-    let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/degrade/jpeg");
     let mut sheets = 0;
-    for entry in std::fs::read_dir(&folder).unwrap() {
+    for entry in std::fs::read_dir(JPEGS).unwrap() {
         let path = entry.unwrap().path();
-        let name = path.file_stem().unwrap().to_str().unwrap().to_owned();
-        let (width, height) = name.split_once('x').map(|(w, h)| (w.parse().unwrap(), h.parse().unwrap())).unwrap();
-        let mut reader = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(&path).unwrap()));
-        reader.set_transformations(png::Transformations::EXPAND | png::Transformations::STRIP_16);
-        let mut reader = reader.read_info().unwrap();
-        let mut bytes = vec![0; reader.output_buffer_size().unwrap()];
-        let info = reader.next_frame(&mut bytes).unwrap();
-        let rgb = match info.color_type {
-            png::ColorType::Rgb => bytes,
-            png::ColorType::Grayscale => bytes.iter().flat_map(|v| [*v; 3]).collect(),
-            other => panic!("{name}: {other:?}"),
-        };
-        let sheet = Image::from_rgb(Size::new(info.width, info.height), rgb).unwrap();
-        let mut tiles = (0..).map(|i| sheet.crop(0, i * height, Size::new(width, height)).unwrap());
-        let clean = tiles.next().unwrap();
+        if path.extension().is_none_or(|extension| extension != "png") {
+            continue;
+        }
+        let name = path.file_stem().unwrap().to_str().unwrap();
+        let (clean, sheet) = jpeg_sheet(name);
+        let mut tiles = (1..).map(|i| sheet.crop(0, i * clean.height(), clean.size()).unwrap());
         for quality in [1, 30, 50, 75, 95, 100] {
             for subsampling in ["4:2:0", "4:2:2", "4:4:4", "gray"] {
                 let step = format!("jpeg: {{ quality: {quality}, subsampling: \"{subsampling}\" }}");
@@ -313,6 +331,36 @@ fn jpeg_is_pillows_to_the_byte() {
         sheets += 1;
     }
     assert!(sheets >= 10);
+}
+
+#[test]
+fn jpeg_files_are_pillows_to_the_byte() {
+    let list = std::fs::read_to_string(format!("{JPEGS}/files.txt")).unwrap();
+    let mut clean: Option<(String, Image)> = None;
+    for line in list.lines() {
+        let [name, quality, subsampling, profile, digest] = *line.split(' ').collect::<Vec<_>>() else {
+            panic!("{line}")
+        };
+        if clean.as_ref().is_none_or(|(of, _)| of != name) {
+            clean = Some((name.to_owned(), jpeg_sheet(name).0));
+        }
+        let subsampling = match subsampling {
+            "4:4:4" => Subsampling::S444,
+            "4:2:2" => Subsampling::S422,
+            "4:2:0" => Subsampling::S420,
+            _ => Subsampling::Gray,
+        };
+        let profile: Vec<u8> = (0..profile.parse().unwrap()).map(|i: usize| (i % 251) as u8).collect();
+        let image = &clean.as_ref().unwrap().1;
+        let file = encode(image, quality.parse().unwrap(), subsampling, Some(&profile)).unwrap();
+        assert_eq!(sha256(&file), digest, "{line}");
+    }
+    assert_eq!(list.lines().count(), 11 * 6 * 4);
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    use sha2::Digest;
+    sha2::Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 #[test]

@@ -345,14 +345,13 @@ fn first_batch(dataset: &Path) -> arrow::array::RecordBatch {
 fn vector_code_gives_the_bytes_of_plain_code() {
     let dir = tempfile::tempdir().unwrap();
     let dir = dir.path();
-    let jpegs = photographs(&dir.join("photos"), 3, 133);
+    photographs(&dir.join("photos"), 3, 133);
     // Odd sizes too, so that every loop has a rest.
     for (i, (width, height)) in [(1, 1), (3, 200), (131, 97)].into_iter().enumerate() {
-        let image = image::open(dir.join("photos").join(&jpegs[i])).unwrap();
-        image
-            .resize_exact(width, height, image::imageops::FilterType::Nearest)
-            .save(dir.join(format!("photos/{i}.png")))
-            .unwrap();
+        let image = image::RgbImage::from_fn(width, height, |x, y| {
+            image::Rgb([(x * 5) as u8, (y * 3) as u8, ((x * y * 7) % 251) as u8])
+        });
+        image.save(dir.join(format!("photos/{i}.png"))).unwrap();
     }
     let steps = [
         "{ gaussian_noise: { sigma: 25 } }, { gaussian_blur: { sigma: 1.5 } }, { jpeg: { quality: 60 } }",
@@ -367,7 +366,7 @@ fn vector_code_gives_the_bytes_of_plain_code() {
     ];
     let recipes: String = steps.iter().map(|steps| format!("      - {{ recipe: [ {steps} ] }}\n")).collect();
     let text = format!(
-        "source: {{ folder: {{ path: photos }} }}\nload: {{ resize: {{ short: 90 }} }}\ndegrade:\n  variants: {}\n  recipe:\n    \
+        "source: {{ folder: {{ path: photos }} }}\nload: {{ resize: {{ size: 90, mode: shortest_side }} }}\ndegrade:\n  variants: {}\n  recipe:\n    \
          - by_variant:\n{recipes}score: [psnr.lm4lv, ssim.lm4lv, psnr.basicsr_y, ssim.basicsr_y, ssim.skimage, ssim.torchmetrics]\n\
          sink: {{ dir: vectors, encoding_of: {{ input: {{ jpeg: {{ quality: 95 }} }}, target: {{ png: {{}} }} }} }}\n",
         steps.len()

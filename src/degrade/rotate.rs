@@ -254,9 +254,9 @@ vectorised! {
             if inside(left, *width) && inside(top, *height) {
                 for j in 0..N {
                     let row = &pixels[(top + j) * width + left..][..N];
-                    for k in 0..N {
-                        let weight = down.weights[j][i] * across.weights[k][i];
-                        for (sum, value) in sum.iter_mut().zip(&row[k]) {
+                    for (weights, values) in across.weights.iter().zip(row) {
+                        let weight = down.weights[j][i] * weights[i];
+                        for (sum, value) in sum.iter_mut().zip(values) {
                             *sum += weight * value;
                         }
                     }

@@ -31,7 +31,7 @@ fn a_full_disk_stops_the_run_and_room_lets_it_go_on() {
         .unwrap();
     let said = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     if output.status.code() == Some(77) {
-        println!("skipped: {said}");
+        eprintln!("skipped: {said}");
         return;
     }
     assert!(output.status.success() && !said.starts_with("0 parts"), "{said}");
@@ -52,7 +52,7 @@ fn as_somebody(dir: &Path, args: &[&str]) -> Option<Output> {
     let output = command.args(args).current_dir(dir).output();
     let ran = output.as_ref().is_ok_and(|output| ![126, 127].contains(&output.status.code().unwrap_or(127)));
     if !ran {
-        println!("skipped: root cannot run {binary} as another user here: {output:?}");
+        eprintln!("skipped: root cannot run {binary} as another user here: {output:?}");
         return None;
     }
     output.ok()

@@ -93,7 +93,7 @@ fn check(ran: &Ran) {
     let Ran { code, stdout, stderr, peak_mib } = ran;
     assert_eq!(*code, Some(0), "{stdout}\n{stderr}");
     assert!(!stderr.contains("bug") && !stderr.contains("panicked") && !stderr.contains("ERROR"), "{stderr}");
-    println!("peak memory {peak_mib} MiB");
+    eprintln!("peak memory {peak_mib} MiB");
     assert!(*peak_mib < MOST_MIB, "{peak_mib} MiB");
 }
 
@@ -231,7 +231,8 @@ fn a_parquet_file_of_hostile_bytes() {
     check(&run(dir, &["run", "p.yaml"]));
     let mut found: Vec<_> = codes(&dir.join("out")).into_iter().map(|(_, code)| code).collect();
     let mut expected: Vec<_> = images.iter().map(|(_, code)| (*code).to_owned()).collect();
-    (found.sort(), expected.sort());
+    found.sort();
+    expected.sort();
     assert_eq!(found, expected);
     // The same bytes have the same key, and are two rows.
     let rows = rows(&dir.join("out"), &[]);

@@ -1,6 +1,7 @@
 //! Files: segments, and the entropy coding of ITU-T T.81 Annex F with the tables of Annex K.
 
 use super::dct::{self, Blocks, LANES, Quantiser};
+use super::huffman::{TABLES, Table, Tables};
 use super::{CHROMA, LUMA, Plane, Subsampling, colour, quantisers, scaled};
 use crate::image::Image;
 use crate::vectors::vectorised;
@@ -249,69 +250,6 @@ impl Bits {
         self.file
     }
 }
-
-/// A Huffman code.
-struct Table {
-    /// How many symbols have a code of 1, 2, … 16 bits.
-    lengths: [u8; 16],
-    /// All symbols, shortest codes first.
-    symbols: &'static [u8],
-    /// Each symbol's code and its length; length 0 where it has none.
-    codes: [(u16, u8); 256],
-}
-
-impl Table {
-    const fn new(lengths: [u8; 16], symbols: &'static [u8]) -> Self {
-        let mut codes = [(0, 0); 256];
-        let (mut code, mut next, mut length) = (0u16, 0, 0);
-        while length < 16 {
-            let mut i = 0;
-            while i < lengths[length] {
-                codes[symbols[next] as usize] = (code, length as u8 + 1);
-                code += 1;
-                next += 1;
-                i += 1;
-            }
-            code <<= 1;
-            length += 1;
-        }
-        Self { lengths, symbols, codes }
-    }
-}
-
-/// The codes of a kind of plane.
-struct Tables {
-    dc: Table,
-    ac: Table,
-}
-
-/// ITU-T T.81, tables K.3 to K.6: luma's, chroma's.
-static TABLES: [Tables; 2] = [
-    Tables {
-        dc: Table::new([0, 1, 5, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
-        ac: Table::new(
-            [0, 2, 1, 3, 3, 2, 4, 3, 5, 5, 4, 4, 0, 0, 1, 125],
-            b"\x01\x02\x03\x00\x04\x11\x05\x12\x21\x31\x41\x06\x13\x51\x61\x07\x22\x71\x14\x32\x81\x91\xa1\x08\x23\x42\xb1\xc1\x15\x52\xd1\xf0\
-              \x24\x33\x62\x72\x82\x09\x0a\x16\x17\x18\x19\x1a\x25\x26\x27\x28\x29\x2a\x34\x35\x36\x37\x38\x39\x3a\x43\x44\x45\x46\x47\x48\x49\
-              \x4a\x53\x54\x55\x56\x57\x58\x59\x5a\x63\x64\x65\x66\x67\x68\x69\x6a\x73\x74\x75\x76\x77\x78\x79\x7a\x83\x84\x85\x86\x87\x88\x89\
-              \x8a\x92\x93\x94\x95\x96\x97\x98\x99\x9a\xa2\xa3\xa4\xa5\xa6\xa7\xa8\xa9\xaa\xb2\xb3\xb4\xb5\xb6\xb7\xb8\xb9\xba\xc2\xc3\xc4\xc5\
-              \xc6\xc7\xc8\xc9\xca\xd2\xd3\xd4\xd5\xd6\xd7\xd8\xd9\xda\xe1\xe2\xe3\xe4\xe5\xe6\xe7\xe8\xe9\xea\xf1\xf2\xf3\xf4\xf5\xf6\xf7\xf8\
-              \xf9\xfa",
-        ),
-    },
-    Tables {
-        dc: Table::new([0, 3, 1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0], &[0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]),
-        ac: Table::new(
-            [0, 2, 1, 2, 4, 4, 3, 4, 7, 5, 4, 4, 0, 1, 2, 119],
-            b"\x00\x01\x02\x03\x11\x04\x05\x21\x31\x06\x12\x41\x51\x07\x61\x71\x13\x22\x32\x81\x08\x14\x42\x91\xa1\xb1\xc1\x09\x23\x33\x52\xf0\
-              \x15\x62\x72\xd1\x0a\x16\x24\x34\xe1\x25\xf1\x17\x18\x19\x1a\x26\x27\x28\x29\x2a\x35\x36\x37\x38\x39\x3a\x43\x44\x45\x46\x47\x48\
-              \x49\x4a\x53\x54\x55\x56\x57\x58\x59\x5a\x63\x64\x65\x66\x67\x68\x69\x6a\x73\x74\x75\x76\x77\x78\x79\x7a\x82\x83\x84\x85\x86\x87\
-              \x88\x89\x8a\x92\x93\x94\x95\x96\x97\x98\x99\x9a\xa2\xa3\xa4\xa5\xa6\xa7\xa8\xa9\xaa\xb2\xb3\xb4\xb5\xb6\xb7\xb8\xb9\xba\xc2\xc3\
-              \xc4\xc5\xc6\xc7\xc8\xc9\xca\xd2\xd3\xd4\xd5\xd6\xd7\xd8\xd9\xda\xe2\xe3\xe4\xe5\xe6\xe7\xe8\xe9\xea\xf2\xf3\xf4\xf5\xf6\xf7\xf8\
-              \xf9\xfa",
-        ),
-    },
-];
 
 /// The place in a block, row by row, of the first, second, … coefficient in the file.
 #[rustfmt::skip]

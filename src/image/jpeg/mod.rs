@@ -8,6 +8,7 @@
 mod colour;
 mod dct;
 mod encode;
+mod huffman;
 
 use serde::{Deserialize, Serialize};
 
