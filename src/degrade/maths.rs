@@ -1,4 +1,4 @@
-//! Elementary functions for kernels and drawn parameters, f64, from additions, multiplications and divisions alone.
+//! Elementary functions, and Keys' cubic, for kernels and drawn parameters, f64, from additions, multiplications and divisions alone.
 //!
 //! The standard library's come from the platform's `libm`, whose last bit differs from system to system; pixels made with
 //! them would too. These are within a few 10⁻¹⁶ of the true value, and the same everywhere.
@@ -51,6 +51,26 @@ pub(crate) fn sin_cos_degrees(degrees: f64) -> (f64, f64) {
         return [(0.0, 1.0), (1.0, 0.0), (0.0, -1.0), (-1.0, 0.0)][quarter.rem_euclid(4.0) as usize % 4];
     }
     sin_cos(degrees * (std::f64::consts::PI / 180.0))
+}
+
+/// Keys' cubic with a = −½, for distances 0 to 1.
+#[inline(always)]
+pub(crate) fn near(x: f64) -> f64 {
+    ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
+}
+
+/// The same for distances 1 to 2.
+#[inline(always)]
+pub(crate) fn far(x: f64) -> f64 {
+    (((x - 5.0) * x + 8.0) * x - 4.0) * A
+}
+
+/// Keys' a.
+const A: f64 = -0.5;
+
+/// Keys' cubic with a = −½, for distances 0 to 2.
+pub(crate) fn cubic(x: f64) -> f64 {
+    if x < 1.0 { near(x) } else { far(x) }
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use crate::vectors::vectorised;
 
 use super::Degradation;
 use super::maths;
-use super::rotate::cubic;
 use super::spec::{Kind, Param, Spec};
 
 const LANES: usize = 32;
@@ -184,7 +183,7 @@ fn value(filter: Filter, x: f64) -> f64 {
         Filter::Nearest => 1.0,
         Filter::Box => f64::from(u8::from(-0.5 < x && x <= 0.5)),
         Filter::Bilinear => (1.0 - distance).max(0.0),
-        Filter::Bicubic if distance < 2.0 => cubic(distance),
+        Filter::Bicubic if distance < 2.0 => maths::cubic(distance),
         Filter::Lanczos if distance < 3.0 => sinc(x) * sinc(x / 3.0),
         Filter::Bicubic | Filter::Lanczos => 0.0,
     }

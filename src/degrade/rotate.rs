@@ -235,10 +235,10 @@ vectorised! {
             }
             _ => {
                 for ((a, b), t) in a.iter_mut().zip(b).zip(&fractions) {
-                    (*a, *b) = (far(1.0 + t) as f32, near(*t) as f32);
+                    (*a, *b) = (maths::far(1.0 + t) as f32, maths::near(*t) as f32);
                 }
                 for ((c, d), t) in c.iter_mut().zip(d).zip(&fractions) {
-                    (*c, *d) = (near(1.0 - t) as f32, far(2.0 - t) as f32);
+                    (*c, *d) = (maths::near(1.0 - t) as f32, maths::far(2.0 - t) as f32);
                 }
             }
         }
@@ -290,23 +290,4 @@ fn floor(x: f64) -> f64 {
 #[inline(always)]
 fn whole(x: f64) -> i32 {
     (x + WHOLE).to_bits() as i32
-}
-
-/// Keys' cubic with a = −½, for distances 0 to 1.
-#[inline(always)]
-fn near(x: f64) -> f64 {
-    ((A + 2.0) * x - (A + 3.0)) * x * x + 1.0
-}
-
-/// The same for distances 1 to 2.
-#[inline(always)]
-fn far(x: f64) -> f64 {
-    (((x - 5.0) * x + 8.0) * x - 4.0) * A
-}
-
-const A: f64 = -0.5;
-
-/// Keys' cubic with a = −½, for distances 0 to 2.
-pub(crate) fn cubic(x: f64) -> f64 {
-    if x < 1.0 { near(x) } else { far(x) }
 }

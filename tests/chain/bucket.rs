@@ -19,7 +19,7 @@ use object_store::{
 pub(crate) fn store() -> Arc<dyn ObjectStore> {
     static BUCKET: LazyLock<Option<Arc<dyn ObjectStore>>> = LazyLock::new(|| {
         let Ok(bucket) = std::env::var("LM4LV_S3_BUCKET") else {
-            println!("LM4LV_S3_BUCKET is not set: on a store in memory only, see scripts/object_store.py");
+            eprintln!("LM4LV_S3_BUCKET is not set: on a store in memory only, see scripts/object_store.py");
             return None;
         };
         match Stores::default().folder(&format!("s3://{bucket}")).unwrap() {

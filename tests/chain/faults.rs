@@ -509,7 +509,7 @@ fn every_position_exactly_once_whatever_happens() {
     let first = number("LM4LV_SEED");
     let count = number("LM4LV_CASES").unwrap_or(if first.is_some() { 1 } else { 300 });
     let seeds = Mutex::new(first.unwrap_or(0)..first.unwrap_or(0) + count);
-    println!("schedules of LM4LV_SEED={:?}", seeds.lock().unwrap());
+    eprintln!("schedules of LM4LV_SEED={:?}", seeds.lock().unwrap());
     let next = || seeds.lock().unwrap().next();
     let work = || std::iter::from_fn(next).try_for_each(check).inspect_err(|_| *seeds.lock().unwrap() = 0..0);
     let results = std::thread::scope(|scope| {
