@@ -141,7 +141,8 @@ impl Planes {
 
     /// `image / 255`.
     pub fn from_image(image: &Image) -> Self {
-        let mut data = vec![0.0; image.size.pixels() * 3];
+        // Appended, not filled with zeros first: that would take as long again.
+        let mut data = Vec::with_capacity(image.size.pixels() * 3);
         fractions(image.pixels(), &mut data);
         Self { size: image.size, data }
     }
@@ -186,13 +187,9 @@ impl Planes {
 }
 
 vectorised! {
-    fn fractions(pixels: &[[u8; 3]], planes: &mut [f32]) {
-        let (r, rest) = planes.split_at_mut(pixels.len());
-        let (g, b) = rest.split_at_mut(pixels.len());
-        for (((rgb, r), g), b) in pixels.iter().zip(r).zip(g).zip(b) {
-            *r = f32::from(rgb[0]) / 255.0;
-            *g = f32::from(rgb[1]) / 255.0;
-            *b = f32::from(rgb[2]) / 255.0;
+    fn fractions(pixels: &[[u8; 3]], planes: &mut Vec<f32>) {
+        for channel in 0..3 {
+            planes.extend(pixels.iter().map(|pixel| f32::from(pixel[channel]) / 255.0));
         }
     }
 

@@ -46,15 +46,18 @@ pub(super) fn separate(image: &Image, across: usize, down: usize, coloured: bool
     let mut full = [vec![0u8; long * down], vec![0u8; long * down]];
     for (y, pixels) in image.pixels().chunks_exact(w).enumerate() {
         let out = luma.row_mut(y);
-        to_luma(pixels, out);
+        let nth = y % down;
+        let [cb, cr] = full.each_mut().map(|rows| &mut rows[nth * long..(nth + 1) * long]);
+        if coloured {
+            to_ycc(pixels, out, cb, cr);
+        } else {
+            to_luma(pixels, out);
+        }
         let edge = out[w - 1];
         out[w..].fill(edge);
         if !coloured {
             continue;
         }
-        let nth = y % down;
-        let [cb, cr] = full.each_mut().map(|rows| &mut rows[nth * long..(nth + 1) * long]);
-        to_chroma(pixels, cb, cr);
         for row in [cb, cr] {
             let edge = row[w - 1];
             row[w..].fill(edge);
@@ -78,14 +81,15 @@ pub(super) fn separate(image: &Image, across: usize, down: usize, coloured: bool
 vectorised! {
     fn to_luma(pixels: &[[u8; 3]], luma: &mut [u8]) {
         for (luma, pixel) in luma.iter_mut().zip(pixels) {
-            let [r, g, b] = pixel.map(i32::from);
+            let [r, g, b] = [i32::from(pixel[0]), i32::from(pixel[1]), i32::from(pixel[2])];
             *luma = ((19595 * r + 38470 * g + 7471 * b + 32768) >> 16) as u8;
         }
     }
 
-    fn to_chroma(pixels: &[[u8; 3]], cb: &mut [u8], cr: &mut [u8]) {
-        for ((cb, cr), pixel) in cb.iter_mut().zip(cr).zip(pixels) {
-            let [r, g, b] = pixel.map(i32::from);
+    fn to_ycc(pixels: &[[u8; 3]], luma: &mut [u8], cb: &mut [u8], cr: &mut [u8]) {
+        for (((luma, cb), cr), pixel) in luma.iter_mut().zip(cb).zip(cr).zip(pixels) {
+            let [r, g, b] = [i32::from(pixel[0]), i32::from(pixel[1]), i32::from(pixel[2])];
+            *luma = ((19595 * r + 38470 * g + 7471 * b + 32768) >> 16) as u8;
             *cb = ((-11059 * r - 21709 * g + 32768 * b + (128 << 16) + 32767) >> 16) as u8;
             *cr = ((32768 * r - 27439 * g - 5329 * b + (128 << 16) + 32767) >> 16) as u8;
         }

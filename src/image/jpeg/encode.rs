@@ -75,11 +75,11 @@ fn profile(file: &mut Vec<u8>, icc: &[u8]) -> Option<()> {
     Some(())
 }
 
-/// A block's quantised coefficients in zigzag order, and a bit for each that is not 0.
+/// Quantised coefficients of [`LANES`] blocks side by side, in zigzag order, and for each block a bit for each that is not 0.
 #[derive(Clone)]
-struct Block {
-    levels: [i16; 64],
-    nonzero: u64,
+struct Group {
+    levels: Blocks,
+    nonzero: [u64; LANES],
 }
 
 /// A plane on its way into the file.
@@ -92,24 +92,25 @@ struct Component<'a> {
     down: usize,
     /// Blocks across the plane.
     wide: usize,
-    /// The blocks of a row of units; those beyond the plane's last row are not there.
-    blocks: Vec<Block>,
+    /// The blocks of a row of units, `wide` and some more in each row; rows beyond the plane's last are not there.
+    groups: Vec<Group>,
     last_dc: i16,
 }
 
 impl<'a> Component<'a> {
     fn new(plane: &'a Plane, base: &[u8; 64], quality: u8, across: usize, down: usize, tables: &'a Tables) -> Self {
         let quantisers = quantisers(base, quality);
-        Self { plane, quantisers, tables, across, down, wide: plane.stride / 8, blocks: Vec::new(), last_dc: 0 }
+        Self { plane, quantisers, tables, across, down, wide: plane.stride / 8, groups: Vec::new(), last_dc: 0 }
     }
 
-    /// Fills `blocks` from a row of units.
+    /// Fills `groups` from a row of units.
     fn quantise(&mut self, row: usize) {
         let stride = self.plane.stride;
         let strips = self.plane.data.chunks_exact(8 * stride).skip(row * self.down).take(self.down);
-        self.blocks.resize(strips.len() * self.wide, Block { levels: [0; 64], nonzero: 0 });
-        for (strip, blocks) in strips.zip(self.blocks.chunks_exact_mut(self.wide)) {
-            quantise_strip(strip, stride, &self.quantisers, blocks);
+        let across = self.wide.div_ceil(LANES);
+        self.groups.resize(strips.len() * across, Group { levels: [[0; LANES]; 64], nonzero: [0; LANES] });
+        for (strip, groups) in strips.zip(self.groups.chunks_exact_mut(across)) {
+            quantise_strip(strip, stride, &self.quantisers, groups);
         }
     }
 
@@ -117,13 +118,13 @@ impl<'a> Component<'a> {
     fn write(&mut self, column: usize, bits: &mut Bits) {
         for y in 0..self.down {
             for x in column * self.across..(column + 1) * self.across {
-                let block = if x < self.wide { self.blocks.get(y * self.wide + x) } else { None };
-                match block {
-                    Some(block) => {
-                        let dc = block.levels[0];
+                let group = self.groups.get(y * self.wide.div_ceil(LANES) + x / LANES).filter(|_| x < self.wide);
+                match group {
+                    Some(group) => {
+                        let dc = group.levels[0][x % LANES];
                         bits.difference(dc - self.last_dc, &self.tables.dc);
                         self.last_dc = dc;
-                        bits.rest(block, &self.tables.ac);
+                        bits.rest(group, x % LANES, &self.tables.ac);
                     }
                     None => {
                         bits.difference(0, &self.tables.dc);
@@ -137,26 +138,24 @@ impl<'a> Component<'a> {
 
 vectorised! {
     /// The blocks of eight rows of pixels.
-    fn quantise_strip(strip: &[u8], stride: usize, quantisers: &[Quantiser; 64], out: &mut [Block]) {
+    fn quantise_strip(strip: &[u8], stride: usize, quantisers: &[Quantiser; 64], groups: &mut [Group]) {
         let mut blocks: Blocks = [[0; LANES]; 64];
-        for (x, out) in (0..stride).step_by(8 * LANES).zip(out.chunks_mut(LANES)) {
+        for (x, group) in (0..stride).step_by(8 * LANES).zip(groups) {
+            let width = (8 * LANES).min(stride - x);
             for (row, places) in strip.chunks_exact(stride).zip(blocks.as_chunks_mut::<8>().0) {
-                dct::load(&row[x..x + 8 * out.len()], places);
+                dct::load(&row[x..x + width], places);
             }
             dct::forward(&mut blocks);
             let mut nonzero = [[0u32; LANES]; 2];
-            for (k, &place) in ZIGZAG.iter().enumerate() {
-                let lanes = &mut blocks[place];
-                quantisers[place].quantise(lanes);
-                for (mask, level) in nonzero[k / 32].iter_mut().zip(lanes) {
+            for (k, (&place, levels)) in ZIGZAG.iter().zip(&mut group.levels).enumerate() {
+                *levels = blocks[place];
+                quantisers[place].quantise(levels);
+                for (mask, level) in nonzero[k / 32].iter_mut().zip(levels) {
                     *mask |= u32::from(*level != 0) << (k % 32);
                 }
             }
-            for (lane, out) in out.iter_mut().enumerate() {
-                for (level, &place) in out.levels.iter_mut().zip(&ZIGZAG) {
-                    *level = blocks[place][lane];
-                }
-                out.nonzero = u64::from(nonzero[0][lane]) | u64::from(nonzero[1][lane]) << 32;
+            for ((mask, low), high) in group.nonzero.iter_mut().zip(&nonzero[0]).zip(&nonzero[1]) {
+                *mask = u64::from(*low) | u64::from(*high) << 32;
             }
         }
     }
@@ -217,9 +216,9 @@ impl Bits {
         self.value(0, difference, table);
     }
 
-    /// All other coefficients.
-    fn rest(&mut self, block: &Block, table: &Table) {
-        let mut left = block.nonzero & !1;
+    /// All other coefficients of a group's block.
+    fn rest(&mut self, group: &Group, lane: usize, table: &Table) {
+        let mut left = group.nonzero[lane] & !1;
         let mut next = 1;
         while left != 0 {
             let k = left.trailing_zeros();
@@ -228,7 +227,7 @@ impl Bits {
                 self.symbol(0xf0, table);
                 zeros -= 16;
             }
-            self.value(zeros, block.levels[k as usize & 63], table);
+            self.value(zeros, group.levels[k as usize & 63][lane], table);
             next = k + 1;
             left &= left - 1;
         }
