@@ -1,5 +1,5 @@
 //! Baseline JPEG as libjpeg(-turbo), and hence Pillow, in its default settings: what it does to pixels ([`round_trip`]), and
-//! files ([`encode`]), both byte for byte.
+//! files ([`encode()`]), both byte for byte.
 //!
 //! RGB → YCbCr, chroma averaged, `islow` DCT, the tables of ITU-T T.81 Annex K scaled by quality; backwards "fancy" triangle
 //! upsampling. All of it is the Independent JPEG Group's integer arithmetic. A round trip leaves out the entropy coding,
