@@ -322,8 +322,7 @@ def spoilt():
 SPOILT = spoilt()
 CUT, CUT_SPOILT = PHOTO[4:-4, 4:-4], SPOILT[4:-4, 4:-4]
 LUMA = np.float32([[65.481, 128.553, 24.966]]) / 255
-SSIM, SSIM_PLANE = Ssim(), Ssim()
-BOX = [np.empty(PHOTO.shape, np.float32) for _ in range(6)]
+SSIM, SSIM_PLANE, SSIM_BOX = Ssim(), Ssim(), Ssim(uniform=True)
 
 
 def psnr_luma():
@@ -334,38 +333,6 @@ def psnr_luma():
 def ssim_luma():
     a, b = (cv2.transform(image.astype(np.float32), LUMA) + np.float32(16) for image in (PHOTO, SPOILT))
     return SSIM_PLANE(a, b)
-
-
-def ssim_box():
-    """scikit-image's: a uniform window and the sample's covariance; four maps, as `peers.Ssim`."""
-    c1, c2, n = 2 * 6.5025, 2 * 58.5225, 49 / 48
-    s, d, ms, md, ss, dd = BOX
-    cv2.add(PHOTO, SPOILT, s, dtype=cv2.CV_32F)
-    cv2.subtract(PHOTO, SPOILT, d, dtype=cv2.CV_32F)
-    cv2.blur(s, (7, 7), dst=ms)
-    cv2.blur(d, (7, 7), dst=md)
-    cv2.multiply(s, s, s)
-    cv2.multiply(d, d, d)
-    cv2.blur(s, (7, 7), dst=ss)
-    cv2.blur(d, (7, 7), dst=dd)
-    cv2.multiply(ms, ms, ms)
-    cv2.multiply(md, md, md)
-    cv2.subtract(ss, ms, ss)
-    cv2.subtract(dd, md, dd)
-    cv2.subtract(ms, md, s)
-    cv2.add(ms, md, d)
-    cv2.subtract(ss, dd, ms)
-    cv2.add(ss, dd, md)
-    ms *= n
-    md *= n
-    s += c1
-    d += c1
-    ms += c2
-    md += c2
-    s *= ms
-    d *= md
-    s /= d
-    return sum(cv2.mean(s[3:-3, 3:-3])[:3]) / 3
 
 
 def of_skimage(**options):
@@ -382,7 +349,7 @@ SCORES = {
     "ssim.lm4lv": {"OpenCV": lambda: SSIM(CUT, CUT_SPOILT), "scikit-image": GAUSSIAN},
     "ssim.torchmetrics": {"OpenCV": lambda: SSIM(PHOTO, SPOILT), "scikit-image": GAUSSIAN},
     "ssim.basicsr_y": {"OpenCV": ssim_luma},
-    "ssim.skimage": {"OpenCV": ssim_box, "scikit-image": of_skimage()},
+    "ssim.skimage": {"OpenCV": lambda: SSIM_BOX(PHOTO, SPOILT), "scikit-image": of_skimage()},
 }
 
 # ---- resizing and files ------------------------------------------------------------------------------------------------------

@@ -135,10 +135,12 @@ def lm4lv_command(binary, refs, out, encoding):
 
 
 class Ssim:
-    """SSIM from four maps, of the sum and the difference of the images and of their squares; all buffers are kept."""
+    """SSIM from four maps, of the sum and the difference of the images and of their squares; all buffers are kept.
 
-    def __init__(self):
-        self.buffers = []
+    The window is a Gaussian, or with `uniform` of 7x7 with the sample's covariance, as scikit-image's default."""
+
+    def __init__(self, uniform=False):
+        self.buffers, self.uniform = [], uniform
 
     def __call__(self, a, b):
         import cv2
@@ -146,16 +148,20 @@ class Ssim:
 
         if not self.buffers or self.buffers[0].shape != a.shape:
             self.buffers = [numpy.empty(a.shape, numpy.float32) for _ in range(6)]
+        if self.uniform:
+            reach, blur = 3, lambda image, dst: cv2.blur(image, (7, 7), dst=dst)
+        else:
+            reach, blur = 5, lambda image, dst: cv2.GaussianBlur(image, (11, 11), 1.5, dst=dst)
         c1, c2 = 2 * 6.5025, 2 * 58.5225
         s, d, ms, md, ss, dd = self.buffers
         cv2.add(a, b, s, dtype=cv2.CV_32F)
         cv2.subtract(a, b, d, dtype=cv2.CV_32F)
-        cv2.GaussianBlur(s, (11, 11), 1.5, dst=ms)
-        cv2.GaussianBlur(d, (11, 11), 1.5, dst=md)
+        blur(s, ms)
+        blur(d, md)
         cv2.multiply(s, s, s)
         cv2.multiply(d, d, d)
-        cv2.GaussianBlur(s, (11, 11), 1.5, dst=ss)
-        cv2.GaussianBlur(d, (11, 11), 1.5, dst=dd)
+        blur(s, ss)
+        blur(d, dd)
         cv2.multiply(ms, ms, ms)
         cv2.multiply(md, md, md)
         cv2.subtract(ss, ms, ss)
@@ -164,6 +170,9 @@ class Ssim:
         cv2.add(ms, md, d)
         cv2.subtract(ss, dd, ms)
         cv2.add(ss, dd, md)
+        if self.uniform:
+            ms *= 49 / 48
+            md *= 49 / 48
         s += c1
         d += c1
         ms += c2
@@ -172,7 +181,7 @@ class Ssim:
         d *= md
         s /= d
         channels = 1 if a.ndim == 2 else 3
-        return sum(cv2.mean(s[5:-5, 5:-5])[:channels]) / channels
+        return sum(cv2.mean(s[reach:-reach, reach:-reach])[:channels]) / channels
 
 
 def textbook_ssim(a, b):

@@ -202,18 +202,23 @@ vectorised! {
     }
 
     fn to_rgb(luma: &[u8], cb: &[u8], cr: &[u8], pixels: &mut [[u8; 3]]) {
-        let clip = |level: i32| level.clamp(0, 255) as u8;
         for (((pixel, luma), cb), cr) in pixels.iter_mut().zip(luma).zip(cb).zip(cr) {
-            let y = i32::from(*luma);
-            let (cb, cr) = (i32::from(*cb) - 128, i32::from(*cr) - 128);
-            // Factors beyond 16 bits are split: 91881 = 65536 + 26345, 116130 = 131072 − 14942, −46802 = 18734 − 65536.
-            *pixel = [
-                clip(y + cr + ((26345 * cr + 32768) >> 16)),
-                clip(y - cr + ((-22554 * cb + 18734 * cr + 32768) >> 16)),
-                clip(y + 2 * cb + ((-14942 * cb + 32768) >> 16)),
-            ];
+            *pixel = ycc_to_rgb(*luma, *cb, *cr);
         }
     }
+}
+
+/// JFIF's YCbCr to RGB in libjpeg's fixed point (jdcolor.c): 1.402, 0.34414, 0.71414 and 1.772 with 16 fraction bits, rounded.
+#[inline(always)]
+pub(crate) fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
+    const HALF: i32 = 1 << 15;
+    let clip = |level: i32| level.clamp(0, 255) as u8;
+    let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
+    [
+        clip(y + ((91881 * cr + HALF) >> 16)),
+        clip(y + ((-22554 * cb - 46802 * cr + HALF) >> 16)),
+        clip(y + ((116_130 * cb + HALF) >> 16)),
+    ]
 }
 
 /// YCbCr → RGB into `image`.

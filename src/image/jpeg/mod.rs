@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Image;
 use crate::vectors::vectorised;
+pub(crate) use colour::ycc_to_rgb;
 use colour::{Chroma, Plane};
 pub use encode::encode;
 

@@ -28,6 +28,7 @@ use super::planes::Plane;
 use super::segments::{APP0, Colour, EOI, Frame, Parts, SOI, SOS, Walker, frame, gather, put};
 use super::{Header, Pixels, Raw, corrupt, unsupported};
 use crate::image::Size;
+use crate::image::jpeg::ycc_to_rgb;
 use crate::sample::Failure;
 
 /// Bytes behind a sequential scan: more than the decoder reads ahead (8), so that a whole scan never runs out, and few
@@ -173,15 +174,4 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Failure> {
     };
     let icc = parts.profile();
     Ok(Raw { size: frame.size, pixels, orientation: parts.orientation, icc, faithful: true })
-}
-
-/// JFIF's YCbCr to RGB in libjpeg's fixed point (jdcolor.c: 16 fractional bits, rounded).
-pub(super) fn ycc_to_rgb(y: u8, cb: u8, cr: u8) -> [u8; 3] {
-    let fix = |x: f64| (x * 65_536.0 + 0.5) as i32;
-    let (y, cb, cr) = (i32::from(y), i32::from(cb) - 128, i32::from(cr) - 128);
-    let half = 1 << 15;
-    let r = y + ((fix(1.402) * cr + half) >> 16);
-    let g = y + ((-fix(0.344_136_286) * cb - fix(0.714_136_286) * cr + half) >> 16);
-    let b = y + ((fix(1.772) * cb + half) >> 16);
-    [r, g, b].map(|v| v.clamp(0, 255) as u8)
 }

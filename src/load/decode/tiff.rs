@@ -14,8 +14,9 @@ use tiff::decoder::{ChunkType, Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
 use tiff::{ColorType, TiffError};
 
-use super::{Header, MAX_ICC, Numbers, Pixels, Raw, corrupt, jpeg, segments, triples, unsupported};
+use super::{Header, MAX_ICC, Numbers, Pixels, Raw, corrupt, segments, triples, unsupported};
 use crate::image::Size;
+use crate::image::jpeg::ycc_to_rgb;
 use crate::sample::Failure;
 
 const PALETTE: u16 = 3;
@@ -181,7 +182,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Failure> {
     if ycbcr {
         for pixel in pixels.as_chunks_mut().0 {
             let [y, cb, cr] = *pixel;
-            *pixel = jpeg::ycc_to_rgb(y, cb, cr);
+            *pixel = ycc_to_rgb(y, cb, cr);
         }
     }
     let pixels = match kept {
