@@ -21,7 +21,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::schema::pipeline_schema;
-pub use self::sections::{LogKind, ProgressKind, ReportConfig, RunConfig, SheetConfig, StormConfig, Workers};
+pub use self::sections::{Count, LogKind, ProgressKind, ReportConfig, RunConfig, SheetConfig, StormConfig};
 
 use crate::degrade::DegradeConfig;
 use crate::error::{Error, Result};
