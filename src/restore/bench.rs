@@ -2,14 +2,18 @@
 
 use std::time::Instant;
 
-use candle_core::{DType, Device, Result, Tensor};
+use candle_core::{DType, Device, Result as Candle, Tensor};
+use candle_nn::VarBuilder;
 use rayon::prelude::*;
 use serde::Serialize;
 
 use super::config::Parallel;
-use super::llama::LlamaConfig;
+use super::device::Place;
+use super::llama::{Llama, LlamaConfig};
 use super::lm4lv::{Adapter, Prompted};
 use super::mae::{Mae, MaeConfig};
+use super::random::Random;
+use crate::error::{Error, Result};
 
 /// What the device does at best in the same run: the measure of the shares.
 #[derive(Debug, Clone, Copy, Serialize)]
@@ -50,21 +54,55 @@ pub struct BatchFigures {
 /// A model to time: trained or random, the arithmetic is the same.
 #[derive(Debug)]
 pub struct Subject {
-    /// The autoencoder.
-    pub mae: Mae,
-    /// The language model with a prompt.
-    pub llm: Prompted,
-    /// Any task's adapter.
-    pub adapter: Adapter,
-    /// Where all of them are.
-    pub device: Device,
-    /// The type that they compute in.
-    pub dtype: DType,
+    mae: Mae,
+    llm: Prompted,
+    adapter: Adapter,
+    device: Device,
+    dtype: DType,
 }
 
+/// Positions of LLaMA-2's prompt before, between and behind the image's and the task's tokens, and those.
+const PROMPT: [usize; 3] = [8, 4, 8];
+const TASK_TOKENS: usize = 10;
+
 impl Subject {
+    /// A model of the shape `name` (see [`SHAPES`]) with random weights, and LLaMA-2's prompt in length.
+    pub fn random(name: &str, place: &Place) -> Result<Self> {
+        let Some((mae, llama)) = shape(name) else {
+            return Err(Error::Config(format!("--shape {name}: one of {}", SHAPES.join(", "))));
+        };
+        let make = || -> Candle<Self> {
+            let vb = VarBuilder::from_backend(Box::new(Random { seed: 0 }), place.dtype, place.device.clone());
+            let [before, between, after] = PROMPT.map(|count| vb.get((1, count, llama.hidden_size), "prompt"));
+            let (features, hidden) = (mae.hidden_size, llama.hidden_size);
+            Ok(Self {
+                mae: Mae::new(&mae, &vb)?,
+                llm: Prompted { llm: Llama::new(&llama, &vb)?, before: before?, between: between?, after: after? },
+                adapter: Adapter::new(features, hidden, mae.tokens(), TASK_TOKENS, &vb)?,
+                device: place.device.clone(),
+                dtype: place.dtype,
+            })
+        };
+        make().map_err(|error| Error::Config(format!("shape {name} on {}: {error}", place.name)))
+    }
+
+    /// What the device does at best: the best of some runs each.
+    pub fn rates(&self) -> Result<Rates> {
+        rates(&self.device, self.dtype).map_err(|error| Error::Bug(format!("measuring the device: {error}")))
+    }
+
+    /// Bytes that an image needs in a batch: its cache, and the widest rows that lie beside it.
+    pub fn bytes_per_image(&self) -> Result<u64> {
+        self.bytes().map_err(|error| Error::Bug(format!("a prompt's shape: {error}")))
+    }
+
+    /// Times every step for a batch of `batch` images, `runs` times. `Error::Config` where the batch is too large for the device.
+    pub fn measure(&self, batch: usize, runs: usize, rates: Rates) -> Result<BatchFigures> {
+        self.time(batch, runs, rates).map_err(|error| Error::Config(format!("batch {batch}: {error}")))
+    }
+
     /// Positions before the generated tokens.
-    fn prompt(&self) -> Result<usize> {
+    fn prompt(&self) -> Candle<usize> {
         Ok(self.llm.before.dim(1)?
             + self.llm.between.dim(1)?
             + self.llm.after.dim(1)?
@@ -72,8 +110,7 @@ impl Subject {
             + self.mae.config().tokens())
     }
 
-    /// Bytes that an image needs in a batch: its cache, and the widest rows that lie beside it.
-    pub fn bytes_per_image(&self) -> Result<u64> {
+    fn bytes(&self) -> Candle<u64> {
         let config = self.llm.llm.config();
         let positions = (self.prompt()? + self.mae.config().tokens() - 1) as u64;
         let cache = config.cache_values() as u64 * config.num_hidden_layers as u64;
@@ -81,13 +118,12 @@ impl Subject {
         Ok(positions * (cache + rows) * self.dtype.size_in_bytes() as u64)
     }
 
-    /// Times every step for a batch of `batch` images, `runs` times.
-    pub fn measure(&self, batch: usize, runs: usize, rates: Rates) -> Result<BatchFigures> {
+    fn time(&self, batch: usize, runs: usize, rates: Rates) -> Candle<BatchFigures> {
         let (mae, llama) = (self.mae.config(), self.llm.llm.config());
         let tokens = mae.tokens();
         let shape = (batch, tokens - 1, mae.patch_values());
         let patches = Tensor::randn(0f32, 1.0, shape, &self.device)?.to_dtype(self.dtype)?;
-        let time = |f: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
+        let time = |f: &mut dyn FnMut() -> Candle<()>| -> Candle<f64> {
             f()?;
             let mut took = Vec::with_capacity(runs);
             for _ in 0..runs {
@@ -131,7 +167,7 @@ impl Subject {
             ),
             step("decoder", time(&mut || self.mae.decode(&features).map(|_| ()))?, mae.decoder_flops() * count, 0.0),
         ];
-        let parallel = |max_passes| -> Result<f64> {
+        let parallel = |max_passes| -> Candle<f64> {
             let how = Parallel { tolerance: 0.0, max_passes };
             let ms = time(&mut || {
                 let features = self.mae.encode(&patches)?;
@@ -151,11 +187,10 @@ impl Subject {
     }
 }
 
-/// Measures what `device` does at best: the best of some runs each.
-pub fn rates(device: &Device, dtype: DType) -> Result<Rates> {
+fn rates(device: &Device, dtype: DType) -> Candle<Rates> {
     let side = if device.is_cpu() { 1536 } else { 8192 };
     let square = Tensor::randn(0f32, 1.0, (side, side), device)?.to_dtype(dtype)?;
-    let best = |runs: usize, f: &mut dyn FnMut() -> Result<()>| -> Result<f64> {
+    let best = |runs: usize, f: &mut dyn FnMut() -> Candle<()>| -> Candle<f64> {
         let mut best = f64::INFINITY;
         for _ in 0..runs {
             device.synchronize()?;
@@ -185,7 +220,7 @@ pub fn rates(device: &Device, dtype: DType) -> Result<Rates> {
 }
 
 /// A shape by name: the autoencoder's and the language model's configuration.
-pub fn shape(name: &str) -> Option<(MaeConfig, LlamaConfig)> {
+fn shape(name: &str) -> Option<(MaeConfig, LlamaConfig)> {
     let mae = |size: [usize; 10]| MaeConfig {
         image_size: size[0],
         patch_size: size[1],

@@ -228,3 +228,16 @@ pub enum DtypeName {
     /// 16-bit floats of f32's range. Only on a GPU: sums on the CPU would be made in bf16 too.
     Bf16,
 }
+
+impl std::str::FromStr for DtypeName {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        match text {
+            "auto" => Ok(Self::Auto),
+            "f32" => Ok(Self::F32),
+            "bf16" => Ok(Self::Bf16),
+            _ => Err(format!("`{text}` is no type: auto, f32 or bf16")),
+        }
+    }
+}

@@ -117,6 +117,71 @@ vectorised! {
     }
 }
 
+/// Rows of `x` and of the weights that are multiplied at once: their sums fill the registers.
+const TILE: (usize, usize) = (4, 2);
+
+vectorised! {
+    /// `out[n][m] = Σ x[m][k] · weights[n][k]` for all rows of `weights`, `[N, inner]`, and the few of `x`, `[M, inner]`: every weight is read
+    /// from memory once.
+    pub(super) fn few_rows(x: &[f32], weights: &[f32], inner: usize, out: &mut [f32]) {
+        let rows = x.len() / inner;
+        for (pair, out) in weights.chunks(TILE.1 * inner).zip(out.chunks_mut(TILE.1 * rows)) {
+            for first in (0..rows).step_by(TILE.0) {
+                let count = TILE.0.min(rows - first);
+                let x = &x[first * inner..][..count * inner];
+                if count == TILE.0 && pair.len() == TILE.1 * inner {
+                    let sums = tile(x, pair, inner);
+                    for (n, sums) in sums.iter().enumerate() {
+                        out[n * rows + first..][..TILE.0].copy_from_slice(sums);
+                    }
+                } else {
+                    for (n, weights) in pair.chunks_exact(inner).enumerate() {
+                        for (m, x) in x.chunks_exact(inner).enumerate() {
+                            out[n * rows + first + m] = dot(x, weights);
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[inline(always)]
+fn dot(a: &[f32], b: &[f32]) -> f32 {
+    let mut lanes = [0.0; LANES];
+    let ((a, a_rest), (b, b_rest)) = (a.as_chunks::<LANES>(), b.as_chunks::<LANES>());
+    for (a, b) in a.iter().zip(b) {
+        for ((lane, a), b) in lanes.iter_mut().zip(a).zip(b) {
+            *lane += a * b;
+        }
+    }
+    lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
+}
+
+#[inline(always)]
+fn tile(x: &[f32], weights: &[f32], inner: usize) -> [[f32; TILE.0]; TILE.1] {
+    const WIDTH: usize = 8;
+    let whole = inner / WIDTH * WIDTH;
+    let x: [&[f32]; TILE.0] = std::array::from_fn(|m| &x[m * inner..][..inner]);
+    let weights: [&[f32]; TILE.1] = std::array::from_fn(|n| &weights[n * inner..][..inner]);
+    let mut sums = [[[0.0; WIDTH]; TILE.0]; TILE.1];
+    for at in (0..whole).step_by(WIDTH) {
+        for (n, sums) in sums.iter_mut().enumerate() {
+            for (m, sums) in sums.iter_mut().enumerate() {
+                for ((sum, x), weight) in sums.iter_mut().zip(&x[m][at..at + WIDTH]).zip(&weights[n][at..at + WIDTH]) {
+                    *sum += x * weight;
+                }
+            }
+        }
+    }
+    std::array::from_fn(|n| {
+        std::array::from_fn(|m| {
+            let rest = x[m][whole..].iter().zip(&weights[n][whole..]).map(|(a, b)| a * b).sum::<f32>();
+            sums[n][m].iter().sum::<f32>() + rest
+        })
+    })
+}
+
 /// `count` rows in `data`, each `stride` values after the last.
 #[derive(Clone, Copy)]
 pub(super) struct Rows<'a> {
@@ -231,6 +296,23 @@ mod tests {
             let x = f64::from(*x);
             assert!((f64::from(silu) - x / (1.0 + (-x).exp())).abs() < 1e-6 * x.abs().max(1.0), "silu({x})");
             assert!((gelu - exact).abs() < 1e-6, "gelu({x}) = {gelu}, not {exact}");
+        }
+    }
+
+    #[test]
+    fn products_with_few_rows_are_those_of_the_definition() {
+        for (rows, outside, inner) in [(1, 1, 1), (4, 2, 8), (5, 7, 37), (16, 9, 64), (3, 2, 7)] {
+            let x: Vec<f32> = (0..rows * inner).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+            let weights: Vec<f32> = (0..outside * inner).map(|i| (i * 53 % 97) as f32 / 48.0 - 1.0).collect();
+            let mut out = vec![f32::NAN; rows * outside];
+            few_rows(&x, &weights, inner, &mut out);
+            for m in 0..rows {
+                for n in 0..outside {
+                    let pairs = x[m * inner..][..inner].iter().zip(&weights[n * inner..][..inner]);
+                    let exact = pairs.map(|(a, b)| f64::from(a * b)).sum::<f64>();
+                    assert!((f64::from(out[n * rows + m]) - exact).abs() < 1e-5, "{rows} {outside} {inner}");
+                }
+            }
         }
     }
 

@@ -103,11 +103,11 @@ fn silu() -> String {
 #[derive(Debug)]
 struct Layer {
     attention_norm: Tensor,
-    /// Queries, keys and values side by side, `[hidden, heads.row()]`.
+    /// Queries, keys and values side by side, `[heads.row(), hidden]`.
     qkv: Tensor,
     attended: Tensor,
     inner_norm: Tensor,
-    /// Gate and up side by side, `[hidden, 2 · intermediate]`.
+    /// Gate and up side by side, `[2 · intermediate, hidden]`.
     gate_up: Tensor,
     down: Tensor,
 }
@@ -126,11 +126,11 @@ impl Layer {
         let gate_up = [weight(mlp.pp("gate_proj"), inner, width)?, weight(mlp.pp("up_proj"), inner, width)?];
         Ok(Self {
             attention_norm: vb.get(width, "input_layernorm.weight")?,
-            qkv: Tensor::cat(&qkv, 0)?.t()?,
-            attended: weight(attention.pp("o_proj"), width, heads.query_row())?.t()?,
+            qkv: Tensor::cat(&qkv, 0)?,
+            attended: weight(attention.pp("o_proj"), width, heads.query_row())?,
             inner_norm: vb.get(width, "post_attention_layernorm.weight")?,
-            gate_up: Tensor::cat(&gate_up, 0)?.t()?,
-            down: weight(mlp.pp("down_proj"), width, inner)?.t()?,
+            gate_up: Tensor::cat(&gate_up, 0)?,
+            down: weight(mlp.pp("down_proj"), width, inner)?,
         })
     }
 }
@@ -195,12 +195,12 @@ impl Llama {
         let angles = self.angles(at, length)?;
         let mut x = embeddings.reshape((batch * length, width))?;
         for (layer, cache) in self.layers.iter().zip(&cache.layers) {
-            let rows = ops::rms_norm(&x, &layer.attention_norm, eps)?.matmul(&layer.qkv)?;
+            let rows = ops::product(&ops::rms_norm(&x, &layer.attention_norm, eps)?, &layer.qkv)?;
             let rows = ops::rope_and_keep(rows, &angles, cache, at, heads)?;
             let attended = ops::causal_attention(&rows, cache, at, heads)?;
-            x = (x + attended.matmul(&layer.attended)?)?;
-            let inner = ops::rms_norm(&x, &layer.inner_norm, eps)?.matmul(&layer.gate_up)?;
-            x = (x + ops::silu_gate(&inner)?.matmul(&layer.down)?)?;
+            x = (x + ops::product(&attended, &layer.attended)?)?;
+            let inner = ops::product(&ops::rms_norm(&x, &layer.inner_norm, eps)?, &layer.gate_up)?;
+            x = (x + ops::product(&ops::silu_gate(&inner)?, &layer.down)?)?;
         }
         ops::rms_norm(&x, &self.norm, eps)?.reshape((batch, length, width))
     }

@@ -171,7 +171,7 @@ impl Layer {
         };
         Ok(Self {
             before: Norm::new(width, eps, &vb.pp("layernorm_before"))?,
-            qkv: Affine { weight: Tensor::cat(&weights, 0)?.t()?, bias },
+            qkv: Affine { weight: Tensor::cat(&weights, 0)?, bias },
             heads: Heads { queries: heads, keys: heads, width: width / heads },
             attended: Affine::new(width, width, &attention.pp("output").pp("dense"))?,
             after: Norm::new(width, eps, &vb.pp("layernorm_after"))?,
@@ -184,7 +184,7 @@ impl Layer {
     fn forward(&self, x: &Tensor, batch: usize) -> Result<Tensor> {
         let rows = self.qkv.forward(&self.before.forward(x)?)?;
         let x = (x + self.attended.forward(&ops::full_attention(&rows, batch, self.heads)?)?)?;
-        let inner = self.after.forward(&x)?.matmul(&self.inner.weight)?;
+        let inner = ops::product(&self.after.forward(&x)?, &self.inner.weight)?;
         x + self.outer.forward(&ops::bias_gelu(&inner, &self.inner.bias)?)?
     }
 }
@@ -241,7 +241,7 @@ impl Mae {
         Ok(Self {
             config: config.clone(),
             patches: Affine {
-                weight: weight.reshape((width, config.patch_values()))?.t()?,
+                weight: weight.reshape((width, config.patch_values()))?,
                 bias: projection.get(width, "bias")?,
             },
             class: (class + positions.narrow(1, 0, 1)?)?,

@@ -17,7 +17,7 @@ use super::kernels;
 /// What is learned of `x · weightᵀ + bias`.
 #[derive(Debug)]
 pub(super) struct Affine {
-    /// `[in, out]`.
+    /// `[out, in]`.
     pub(super) weight: Tensor,
     /// `[out]`.
     pub(super) bias: Tensor,
@@ -26,18 +26,56 @@ pub(super) struct Affine {
 impl Affine {
     /// Loads `weight`, `[out, in]`, and `bias`.
     pub(super) fn new(inside: usize, outside: usize, vb: &VarBuilder<'_>) -> Result<Self> {
-        Ok(Self { weight: vb.get((outside, inside), "weight")?.t()?, bias: vb.get(outside, "bias")? })
+        Ok(Self { weight: vb.get((outside, inside), "weight")?, bias: vb.get(outside, "bias")? })
     }
 
     /// `[…, in]` → `[…, out]`.
     pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
         let mut shape = x.dims().to_vec();
-        let (inside, outside) = self.weight.dims2()?;
-        let made = x.reshape(((), inside))?.matmul(&self.weight)?.broadcast_add(&self.bias)?;
+        let (outside, inside) = self.weight.dims2()?;
+        let made = product(&x.reshape(((), inside))?, &self.weight)?.broadcast_add(&self.bias)?;
         if let Some(last) = shape.last_mut() {
             *last = outside;
         }
         made.reshape(shape)
+    }
+}
+
+/// Rows up to which a product is bound by reading its weights.
+const FEW: usize = 16;
+
+/// A product with few rows: large matrix products' way of packing their operands would take longer than the arithmetic.
+struct FewRows;
+
+impl CustomOp2 for FewRows {
+    fn name(&self) -> &'static str {
+        "few-rows"
+    }
+
+    fn cpu_fwd(
+        &self,
+        x: &CpuStorage,
+        x_layout: &Layout,
+        weight: &CpuStorage,
+        weight_layout: &Layout,
+    ) -> Result<(CpuStorage, Shape)> {
+        let ((rows, inside), (outside, _)) = (x_layout.shape().dims2()?, weight_layout.shape().dims2()?);
+        let (x, weight) = (values(x, x_layout)?, values(weight, weight_layout)?);
+        let part = outside.div_ceil(rayon::current_num_threads() * 4).next_multiple_of(2);
+        let mut turned = vec![0.0; outside * rows];
+        turned.par_chunks_mut(part * rows).zip(weight.par_chunks(part * inside)).for_each(|(out, weight)| {
+            kernels::few_rows(x, weight, inside, out);
+        });
+        let out = (0..rows * outside).map(|at| turned[at % outside * rows + at / outside]).collect();
+        Ok((CpuStorage::F32(out), (rows, outside).into()))
+    }
+}
+
+/// `x · weightᵀ`: `[N, in]` with `weight` `[out, in]` → `[N, out]`.
+pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
+    match ours(x) && x.dim(0)? <= FEW {
+        true => x.apply_op2_no_bwd(weight, &FewRows),
+        false => x.matmul(&weight.t()?),
     }
 }
 
