@@ -6,10 +6,13 @@
 pub mod bench;
 pub mod config;
 pub mod device;
+mod expected;
+pub mod folder;
 pub mod llama;
 pub mod lm4lv;
 pub mod mae;
 mod model;
+pub mod weights;
 
 mod kernels;
 mod ops;
