@@ -44,10 +44,19 @@ SMOLLM2 = Prompt(
 # ---- files -------------------------------------------------------------------------------------------------------------------
 
 
+def quietly():
+    """transformers without progress bars and without its list of tensors that were not wanted."""
+    from transformers import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def load_mae(folder):
     """A Hugging Face `ViTMAEForPreTraining` folder, masking off."""
     from transformers import ViTMAEForPreTraining
 
+    quietly()
     mae = ViTMAEForPreTraining.from_pretrained(folder, dtype=torch.float32).eval()
     mae.config.mask_ratio = 0.0
     return mae
@@ -57,6 +66,7 @@ def load_llm(path):
     """A Hugging Face LLaMA folder or a GGUF file, as a `LlamaModel` (no head: LM4LV generates features, not words)."""
     from transformers import LlamaModel
 
+    quietly()
     path = pathlib.Path(path)
     if path.suffix != ".gguf":
         return LlamaModel.from_pretrained(path, dtype=torch.float32).eval()
