@@ -52,7 +52,8 @@ pub(crate) fn run(args: &BenchArgs) -> Result<ExitCode> {
     let place = Place::find(args.device, args.dtype)?;
     let subject = match (&args.model, &args.shape) {
         (_, Some(shape)) => Subject::random(shape, &place)?,
-        (_, None) => return Err(Error::Config("a model folder, or --shape".into())),
+        (Some(model), None) => Subject::open(model, &place)?,
+        (None, None) => return Err(Error::Config("a model folder, or --shape".into())),
     };
     let rates = subject.rates()?;
     let per_image = subject.bytes_per_image()?;

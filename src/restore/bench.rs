@@ -1,5 +1,6 @@
 //! How fast a model is on a device, beside what the device could do: `lm4lv bench model`.
 
+use std::path::Path;
 use std::time::Instant;
 
 use candle_core::{DType, Device, Result as Candle, Tensor};
@@ -9,9 +10,11 @@ use serde::Serialize;
 
 use super::config::Parallel;
 use super::device::Place;
+use super::folder::ModelFolder;
 use super::llama::{Llama, LlamaConfig};
 use super::lm4lv::{Adapter, Prompted};
 use super::mae::{Mae, MaeConfig};
+use super::model;
 use super::random::Random;
 use crate::error::{Error, Result};
 
@@ -84,6 +87,17 @@ impl Subject {
             })
         };
         make().map_err(|error| Error::Config(format!("shape {name} on {}: {error}", place.name)))
+    }
+
+    /// A model folder's, with its first task's adapter. `Error::Config` names what is wrong with it.
+    pub fn open(path: &Path, place: &Place) -> Result<Self> {
+        let folder = ModelFolder::open(path)?;
+        let (mae, llm) = (model::load_mae(&folder, place)?, model::load_llm(&folder, false, place)?);
+        let Some(task) = folder.manifest().tasks.keys().next() else {
+            return Err(Error::Config(format!("{}: there is no task", path.display())));
+        };
+        let adapter = model::load_adapter(&folder, task, mae.config(), llm.llm.config(), place)?;
+        Ok(Self { mae, llm, adapter, device: place.device.clone(), dtype: place.dtype })
     }
 
     /// What the device does at best: the best of some runs each.

@@ -1,13 +1,18 @@
 //! A model folder's restorers: images in, tokens through [`Mae`] and what stands between its halves, images out.
 
 use candle_core::{DType, Device, Result as Candle, Tensor};
+use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::config::Decoder;
+use super::config::{Decoder, ModelConfig, RestoreConfig};
+use super::device::Place;
+use super::folder::ModelFolder;
+use super::llama::{Llama, LlamaConfig};
 use super::lm4lv::{Adapter, Prompted};
 use super::mae::{Mae, MaeConfig};
+use super::random::Random;
 use super::{Restored, Restorer, Stamp, TaskId, Trouble};
-use crate::error::Error;
+use crate::error::{Error, Result};
 use crate::image::{Image, Planes, Size};
 
 /// ImageNet's mean and standard deviation of R, G, B in `[0, 1]`, by which the encoder's input is normalised.
@@ -41,7 +46,74 @@ pub(super) struct Model {
     pub(super) dtype: DType,
 }
 
+/// Images in a batch where nobody said how many: enough to read weights for, few enough to fit.
+const BATCH_CPU: usize = 8;
+const BATCH_GPU: usize = 64;
+
 impl Model {
+    /// Loads what `restore` needs of the model folder, and holds all files' hashes against the manifest meanwhile. `Error::Config` names
+    /// the file and tensor, the device or the key at fault.
+    pub(super) fn open(restore: &RestoreConfig, config: &ModelConfig) -> Result<Self> {
+        let folder = ModelFolder::open(&config.model)?;
+        let place = Place::find(config.device, config.dtype)?;
+        tracing::info!(
+            model = folder.manifest().name,
+            device = place.name,
+            dtype = place.dtype_name(),
+            why = place.why
+        );
+        let (hashes, model) = rayon::join(|| folder.verify_hashes(), || Self::load(&folder, restore, config, &place));
+        hashes.and(model)
+    }
+
+    fn load(folder: &ModelFolder, restore: &RestoreConfig, config: &ModelConfig, place: &Place) -> Result<Self> {
+        let mae = load_mae(folder, place)?;
+        let names = folder.manifest().tasks.keys().cloned();
+        let decoder = config.decoder.unwrap_or_default();
+        let (between, tasks): (_, Vec<(String, Option<Adapter>)>) = match restore {
+            RestoreConfig::MaeR(_) | RestoreConfig::Identity(_) => {
+                (Between::Nothing, names.map(|name| (name, None)).collect())
+            }
+            with_adapters => {
+                let (llama, _) = folder.llm()?;
+                let adapters = names.map(|name| {
+                    let adapter = load_adapter(folder, &name, mae.config(), &llama, place)?;
+                    Ok((name, Some(adapter)))
+                });
+                let adapters = adapters.collect::<Result<_>>()?;
+                let prompted = |random| load_llm(folder, random, place).map(Box::new);
+                let between = match with_adapters {
+                    RestoreConfig::VitLlm(_) => Between::Queries(prompted(false)?),
+                    RestoreConfig::RandomLlm(_) => Between::Generated(prompted(true)?, decoder),
+                    RestoreConfig::Lm4lv(_) => Between::Generated(prompted(false)?, decoder),
+                    _ => Between::Linear,
+                };
+                (between, adapters)
+            }
+        };
+        let decoder = match (&between, decoder) {
+            (Between::Generated(..), Decoder::Parallel(_)) => Some("parallel"),
+            (Between::Generated(..), Decoder::Autoregressive) => Some("autoregressive"),
+            _ => None,
+        };
+        Ok(Self {
+            mae,
+            between,
+            tasks,
+            baseline: config.baseline,
+            batch: if place.device.is_cpu() { BATCH_CPU } else { BATCH_GPU },
+            stamp: Stamp {
+                model: folder.manifest().name.clone(),
+                weights_sha256: folder.weights_sha256(),
+                decoder,
+                device: place.name.clone(),
+                dtype: place.dtype_name(),
+            },
+            device: place.device.clone(),
+            dtype: place.dtype,
+        })
+    }
+
     /// `[B, tokens, features]`, and the passes of each image.
     fn translate(&self, task: TaskId, features: &Tensor) -> Candle<(Tensor, Option<Vec<u32>>)> {
         let batch = features.dim(0)?;
@@ -86,6 +158,52 @@ impl Model {
     }
 }
 
+/// What candle said of the tensors in a model folder, as a complaint about its files.
+fn in_folder(folder: &ModelFolder) -> impl Fn(candle_core::Error) -> Error {
+    let name = folder.path().display().to_string();
+    move |error| Error::Config(format!("{name}: {error}"))
+}
+
+/// The folder's autoencoder.
+pub(super) fn load_mae(folder: &ModelFolder, place: &Place) -> Result<Mae> {
+    let (config, weights) = folder.mae()?;
+    Mae::new(&config, &weights.var_builder(place.dtype, &place.device)).map_err(in_folder(folder))
+}
+
+/// The folder's language model with its prompt, or one of its shape with random weights.
+pub(super) fn load_llm(folder: &ModelFolder, random: bool, place: &Place) -> Result<Prompted> {
+    let (config, weights) = folder.llm()?;
+    if !random {
+        let [before, between, after] = folder.prompt_embeddings(&config, place.dtype, &place.device)?;
+        let vb = weights.var_builder(place.dtype, &place.device);
+        let llm = Llama::new(&config, &vb).map_err(in_folder(folder))?;
+        return Ok(Prompted { llm, before, between, after });
+    }
+    let make = || -> Candle<Prompted> {
+        let seed = folder.manifest().llm.random_seed.unwrap_or(0);
+        let vb = VarBuilder::from_backend(Box::new(Random { seed }), place.dtype, place.device.clone());
+        let table = vb.get((config.vocab_size, config.hidden_size), "model.embed_tokens.weight")?;
+        let prompt = &folder.manifest().prompt;
+        let [before, between, after] = [&prompt.before, &prompt.between, &prompt.after]
+            .map(|ids| table.index_select(&Tensor::new(ids.as_slice(), &place.device)?, 0)?.unsqueeze(0));
+        Ok(Prompted { llm: Llama::new(&config, &vb)?, before: before?, between: between?, after: after? })
+    };
+    make().map_err(in_folder(folder))
+}
+
+/// The folder's adapter for `task`.
+pub(super) fn load_adapter(
+    folder: &ModelFolder,
+    task: &str,
+    mae: &MaeConfig,
+    llama: &LlamaConfig,
+    place: &Place,
+) -> Result<Adapter> {
+    let vb = folder.adapter(task, mae, llama)?.var_builder(place.dtype, &place.device);
+    let task_tokens = folder.manifest().task_tokens;
+    Adapter::new(mae.hidden_size, llama.hidden_size, mae.tokens(), task_tokens, &vb).map_err(in_folder(folder))
+}
+
 impl Restorer for Model {
     fn side(&self) -> Option<u32> {
         Some(self.mae.config().image_size as u32)
@@ -107,7 +225,7 @@ impl Restorer for Model {
         &self.stamp
     }
 
-    fn restore(&self, task: TaskId, images: &[&Image]) -> Result<Vec<Restored>, Trouble> {
+    fn restore(&self, task: TaskId, images: &[&Image]) -> std::result::Result<Vec<Restored>, Trouble> {
         let side = self.mae.config().image_size as u32;
         if let Some(image) = images.iter().find(|image| image.size() != Size::new(side, side)) {
             let (width, height) = (image.width(), image.height());
