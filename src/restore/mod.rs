@@ -6,6 +6,7 @@
 pub mod bench;
 pub mod config;
 pub mod device;
+mod identity;
 pub mod llama;
 pub mod lm4lv;
 pub mod mae;
@@ -14,10 +15,12 @@ mod model;
 mod kernels;
 mod ops;
 pub mod random;
+pub mod tile;
 
 use crate::error::{Error, Result};
 use crate::image::{Image, Planes};
 
+pub use crate::sample::Stamp;
 pub use config::RestoreConfig;
 
 /// A task of a model (what an adapter restores), as a number that batches are grouped by.
@@ -57,21 +60,6 @@ pub struct Restored {
     pub passes: Option<u32>,
 }
 
-/// What every row of a run records of its restorer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp {
-    /// The model's name, from its manifest.
-    pub model: String,
-    /// SHA-256 over the hashes of the model's files, hex; empty where there are none.
-    pub weights_sha256: String,
-    /// `parallel` or `autoregressive`; `None` where nothing is generated.
-    pub decoder: Option<&'static str>,
-    /// Such as `cpu` or `cuda:0 NVIDIA H200`.
-    pub device: String,
-    /// The type that the model computes in: `f32` or `bf16`.
-    pub dtype: &'static str,
-}
-
 /// Why a batch was not restored.
 #[derive(Debug)]
 pub enum Trouble {
@@ -84,5 +72,36 @@ pub enum Trouble {
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         Self::Failed(error)
+    }
+}
+
+/// The restorer that `config` asks for. `Error::Config` for a model that cannot be read or a device that is not there.
+pub fn open(config: &RestoreConfig) -> Result<Box<dyn Restorer>> {
+    match config {
+        RestoreConfig::Identity(_) => Ok(Box::new(identity::Identity::new())),
+        // The model folder's variants come here.
+        RestoreConfig::Lm4lv(_)
+        | RestoreConfig::RandomLlm(_)
+        | RestoreConfig::VitLlm(_)
+        | RestoreConfig::Linear(_)
+        | RestoreConfig::MaeR(_) => {
+            Err(Error::Config(format!("restore.{}: models cannot be opened yet", config.name())))
+        }
+    }
+}
+
+/// SHA-256 over the hashes of the files that `config`'s restorer computes with, hex, as its [`Stamp`] has it, without opening
+/// it: for the content hash. Empty where there are no files. `Error::Config` for a model folder that cannot be read.
+pub fn weights_sha256(config: &RestoreConfig) -> Result<String> {
+    match config {
+        RestoreConfig::Identity(_) => Ok(String::new()),
+        // The model folder's manifest comes here.
+        RestoreConfig::Lm4lv(_)
+        | RestoreConfig::RandomLlm(_)
+        | RestoreConfig::VitLlm(_)
+        | RestoreConfig::Linear(_)
+        | RestoreConfig::MaeR(_) => {
+            Err(Error::Config(format!("restore.{}: models cannot be opened yet", config.name())))
+        }
     }
 }
