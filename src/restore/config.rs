@@ -6,6 +6,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::config::Count;
+use crate::error::{Error, Result};
 use crate::image::Rounding;
 
 /// The `restore` section: what restores the images.
@@ -25,6 +26,109 @@ pub enum RestoreConfig {
     /// Nothing: the output is the input. To try a pipeline without a model.
     Identity(IdentityConfig),
 }
+
+impl RestoreConfig {
+    /// The variant's word in the pipeline file.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Self::Lm4lv(_) => "lm4lv",
+            Self::RandomLlm(_) => "random_llm",
+            Self::VitLlm(_) => "vit_llm",
+            Self::Linear(_) => "linear",
+            Self::MaeR(_) => "mae_r",
+            Self::Identity(_) => "identity",
+        }
+    }
+
+    /// What it says of its model; `None` where there is none.
+    pub fn model(&self) -> Option<&ModelConfig> {
+        match self {
+            Self::Lm4lv(model)
+            | Self::RandomLlm(model)
+            | Self::VitLlm(model)
+            | Self::Linear(model)
+            | Self::MaeR(model) => Some(model),
+            Self::Identity(_) => None,
+        }
+    }
+
+    /// True if each record must have a task, since adapters do the work.
+    pub fn needs_task(&self) -> bool {
+        !matches!(self, Self::MaeR(_) | Self::Identity(_))
+    }
+
+    /// True if tokens are generated, in one of two ways.
+    pub fn generates(&self) -> bool {
+        matches!(self, Self::Lm4lv(_) | Self::RandomLlm(_))
+    }
+
+    /// True if there is an image column `baseline`.
+    pub fn baseline(&self) -> bool {
+        self.model().is_some_and(|model| model.baseline)
+    }
+
+    /// How values become 8 bits.
+    pub fn quantize(&self) -> Rounding {
+        // What is not touched must come back as it was, which cutting off would not give for every level.
+        self.model().map_or(Rounding::Round, |model| model.quantize)
+    }
+
+    /// Looks for values that cannot be meant; `Error::Config` names the key.
+    pub fn check(&self) -> Result<()> {
+        let Some(model) = self.model() else { return Ok(()) };
+        let wrong = |key: &str, why: &str| Err(Error::Config(format!("restore.{}.{key}: {why}", self.name())));
+        if model.model.as_os_str().is_empty() {
+            return wrong("model", "is empty: name a model folder");
+        }
+        if model.task.is_some() && !self.needs_task() {
+            return wrong("task", "the autoencoder alone has no adapters and so no task: leave it out");
+        }
+        if model.baseline && matches!(self, Self::MaeR(_)) {
+            return wrong("baseline", "mae_r is the baseline: its `output` would be there twice");
+        }
+        match model.decoder {
+            Some(_) if !self.generates() => {
+                return wrong("decoder", "nothing is generated here: only lm4lv and random_llm have it");
+            }
+            Some(Decoder::Parallel(how)) if !(how.tolerance.is_finite() && how.tolerance >= 0.0) => {
+                return wrong("decoder.parallel.tolerance", "a number from 0 on belongs here");
+            }
+            Some(Decoder::Parallel(how)) if !(1..=MAX_PASSES).contains(&how.max_passes) => {
+                return wrong("decoder.parallel.max_passes", "at least one pass, and no more than there are tokens");
+            }
+            _ => {}
+        }
+        if model.max_wait_ms > MAX_WAIT_MS {
+            return wrong("max_wait_ms", "that is longer than an hour");
+        }
+        Ok(())
+    }
+
+    /// What of this section makes a row, for the content hash: not where the model lies (`weights_sha256` says what is in it), nor
+    /// batch, waiting and device.
+    pub fn content(&self, weights_sha256: &str) -> serde_json::Value {
+        let keys = self.model().map_or_else(
+            || serde_json::json!({}),
+            |model| {
+                serde_json::json!({
+                    "weights_sha256": weights_sha256,
+                    "task": model.task,
+                    "decoder": self.generates().then(|| model.decoder.unwrap_or_default()),
+                    "sizes": model.sizes,
+                    "baseline": model.baseline,
+                    "quantize": model.quantize,
+                    "dtype": model.dtype,
+                })
+            },
+        );
+        serde_json::json!({ self.name(): keys })
+    }
+}
+
+/// Longest sequence of tokens that a pass could be for; the model says the real one.
+const MAX_PASSES: u32 = 1 << 16;
+/// An hour.
+const MAX_WAIT_MS: u64 = 3_600_000;
 
 /// `restore: { identity: {} }`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]

@@ -6,21 +6,24 @@
 pub mod bench;
 pub mod config;
 pub mod device;
-mod expected;
 pub mod folder;
 pub mod llama;
 pub mod lm4lv;
 pub mod mae;
-mod model;
+pub mod random;
+pub mod tile;
 pub mod weights;
 
+mod expected;
+mod identity;
 mod kernels;
+mod model;
 mod ops;
-pub mod random;
 
 use crate::error::{Error, Result};
 use crate::image::{Image, Planes};
 
+pub use crate::sample::Stamp;
 pub use config::RestoreConfig;
 
 /// A task of a model (what an adapter restores), as a number that batches are grouped by.
@@ -60,21 +63,6 @@ pub struct Restored {
     pub passes: Option<u32>,
 }
 
-/// What every row of a run records of its restorer.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Stamp {
-    /// The model's name, from its manifest.
-    pub model: String,
-    /// SHA-256 over the hashes of the model's files, hex; empty where there are none.
-    pub weights_sha256: String,
-    /// `parallel` or `autoregressive`; `None` where nothing is generated.
-    pub decoder: Option<&'static str>,
-    /// Such as `cpu` or `cuda:0 NVIDIA H200`.
-    pub device: String,
-    /// The type that the model computes in: `f32` or `bf16`.
-    pub dtype: &'static str,
-}
-
 /// Why a batch was not restored.
 #[derive(Debug)]
 pub enum Trouble {
@@ -87,5 +75,22 @@ pub enum Trouble {
 impl From<Error> for Trouble {
     fn from(error: Error) -> Self {
         Self::Failed(error)
+    }
+}
+
+/// The restorer that `config` asks for. `Error::Config` for a model that cannot be read or a device that is not there.
+pub fn open(config: &RestoreConfig) -> Result<Box<dyn Restorer>> {
+    match config.model() {
+        None => Ok(Box::new(identity::Identity::new())),
+        Some(model) => Ok(Box::new(model::Model::open(config, model)?)),
+    }
+}
+
+/// SHA-256 over the hashes of the files that `config`'s restorer computes with, hex, as its [`Stamp`] has it, without opening
+/// it: for the content hash. Empty where there are no files. `Error::Config` for a model folder that cannot be read.
+pub fn weights_sha256(config: &RestoreConfig) -> Result<String> {
+    match config.model() {
+        None => Ok(String::new()),
+        Some(model) => Ok(folder::ModelFolder::open(&model.model)?.weights_sha256()),
     }
 }

@@ -21,7 +21,7 @@ const STD: [f32; 3] = [0.229, 0.224, 0.225];
 
 /// What turns a degraded image's features into the restored one's.
 #[derive(Debug)]
-pub(super) enum Between {
+enum Between {
     /// Nothing: the autoencoder alone.
     Nothing,
     /// The adapters alone.
@@ -35,15 +35,15 @@ pub(super) enum Between {
 /// A masked autoencoder with what stands between its halves, and adapters for some tasks.
 #[derive(Debug)]
 pub(super) struct Model {
-    pub(super) mae: Mae,
-    pub(super) between: Between,
-    /// Names of the tasks and, where there are adapters between the halves, those.
-    pub(super) tasks: Vec<(String, Option<Adapter>)>,
-    pub(super) baseline: bool,
-    pub(super) batch: usize,
-    pub(super) stamp: Stamp,
-    pub(super) device: Device,
-    pub(super) dtype: DType,
+    mae: Mae,
+    between: Between,
+    /// Names of the tasks and what was learned for them; none where nothing stands between the halves.
+    tasks: Vec<(String, Adapter)>,
+    baseline: bool,
+    batch: usize,
+    stamp: Stamp,
+    device: Device,
+    dtype: DType,
 }
 
 /// Images in a batch where nobody said how many: enough to read weights for, few enough to fit.
@@ -70,15 +70,13 @@ impl Model {
         let mae = load_mae(folder, place)?;
         let names = folder.manifest().tasks.keys().cloned();
         let decoder = config.decoder.unwrap_or_default();
-        let (between, tasks): (_, Vec<(String, Option<Adapter>)>) = match restore {
-            RestoreConfig::MaeR(_) | RestoreConfig::Identity(_) => {
-                (Between::Nothing, names.map(|name| (name, None)).collect())
-            }
+        let (between, tasks): (_, Vec<(String, Adapter)>) = match restore {
+            RestoreConfig::MaeR(_) | RestoreConfig::Identity(_) => (Between::Nothing, Vec::new()),
             with_adapters => {
                 let (llama, _) = folder.llm()?;
                 let adapters = names.map(|name| {
                     let adapter = load_adapter(folder, &name, mae.config(), &llama, place)?;
-                    Ok((name, Some(adapter)))
+                    Ok((name, adapter))
                 });
                 let adapters = adapters.collect::<Result<_>>()?;
                 let prompted = |random| load_llm(folder, random, place).map(Box::new);
@@ -117,7 +115,7 @@ impl Model {
     /// `[B, tokens, features]`, and the passes of each image.
     fn translate(&self, task: TaskId, features: &Tensor) -> Candle<(Tensor, Option<Vec<u32>>)> {
         let batch = features.dim(0)?;
-        let Some(adapter) = self.tasks.get(task.0).and_then(|(_, adapter)| adapter.as_ref()) else {
+        let Some((_, adapter)) = self.tasks.get(task.0) else {
             return Ok((features.clone(), None));
         };
         match &self.between {
