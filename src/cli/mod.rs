@@ -7,6 +7,7 @@ mod completions;
 mod dataset;
 mod export;
 pub(crate) mod logging;
+mod model;
 mod ops;
 pub(crate) mod progress;
 mod replay;
@@ -56,6 +57,8 @@ enum Command {
     Export(export::ExportArgs),
     /// Draw a contact sheet of a dataset
     Sheet(sheet::SheetArgs),
+    /// Make model folders and explain them
+    Model(model::ModelArgs),
     /// Print the JSON Schema of pipeline files, or the columns of results
     Schema(schema::SchemaArgs),
     /// List degradations and presets with their parameters
@@ -74,6 +77,7 @@ impl Cli {
             Command::Replay(args) => Box::pin(replay::run(args)).await,
             Command::Export(args) => Box::pin(export::run(args)).await,
             Command::Sheet(args) => Box::pin(sheet::run(args)).await,
+            Command::Model(args) => model::run(args),
             Command::Schema(args) => schema::run(&args),
             Command::Ops(args) => ops::run(&args),
             Command::Completions(args) => completions::run(&args),

@@ -6,12 +6,16 @@
 pub mod bench;
 pub mod config;
 pub mod device;
-mod expected;
 pub mod folder;
+pub mod inspect;
 pub mod llama;
 pub mod lm4lv;
 pub mod mae;
+pub mod manifest;
 mod model;
+pub mod pack;
+mod parts;
+pub mod tokens;
 pub mod weights;
 
 mod kernels;
