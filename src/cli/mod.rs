@@ -8,6 +8,7 @@ mod completions;
 mod dataset;
 mod export;
 pub(crate) mod logging;
+mod model;
 mod ops;
 pub(crate) mod progress;
 mod replay;
@@ -60,6 +61,8 @@ enum Command {
     /// Time a model on this machine
     #[command(subcommand)]
     Bench(bench::BenchArgs),
+    /// Make model folders and explain them
+    Model(model::ModelArgs),
     /// Print the JSON Schema of pipeline files, or the columns of results
     Schema(schema::SchemaArgs),
     /// List degradations and presets with their parameters
@@ -79,6 +82,7 @@ impl Cli {
             Command::Export(args) => Box::pin(export::run(args)).await,
             Command::Sheet(args) => Box::pin(sheet::run(args)).await,
             Command::Bench(args) => bench::run(&args),
+            Command::Model(args) => model::run(args),
             Command::Schema(args) => schema::run(&args),
             Command::Ops(args) => ops::run(&args),
             Command::Completions(args) => completions::run(&args),
