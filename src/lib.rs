@@ -24,6 +24,7 @@ pub mod load;
 pub mod pipeline;
 pub mod plan;
 pub mod report;
+pub mod restore;
 pub mod sample;
 pub mod score;
 pub mod sink;

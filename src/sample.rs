@@ -146,8 +146,7 @@ pub struct Item {
 impl Item {
     /// Bytes of the record and of the encoded images.
     pub(crate) fn bytes(&self) -> u64 {
-        let images = self.samples.iter().flat_map(|sample| [&sample.encoded.input, &sample.encoded.target]);
-        self.record.bytes() + images.flatten().map(|image| image.bytes.len() as u64).sum::<u64>()
+        self.record.bytes() + self.samples.iter().map(|sample| sample.encoded.bytes()).sum::<u64>()
     }
 }
 
@@ -183,6 +182,12 @@ pub struct Sample {
     pub origin: Option<Arc<Origin>>,
     /// The same for a target that the source named.
     pub target_origin: Option<Arc<Origin>>,
+    /// What the restorer made of `image`.
+    pub output: Option<Image>,
+    /// What the autoencoder alone made of `image`, of `output`'s size; where it was asked for.
+    pub baseline: Option<Image>,
+    /// How `output` was made; `None` where nothing was restored.
+    pub restored: Option<Restoration>,
     /// True if the recipe put another image in `target`'s place (turned, or degraded), so that it is no longer the file's.
     pub target_edited: bool,
     /// Every operation that was applied, in order, resize and crop first.
@@ -195,6 +200,32 @@ pub struct Sample {
     pub failure: Option<Failure>,
     /// Milliseconds spent in each step, by the step's name.
     pub timings: Vec<(&'static str, f32)>,
+}
+
+/// How a sample was restored, as its row records it.
+#[derive(Debug, Clone)]
+pub struct Restoration {
+    /// By what.
+    pub stamp: Arc<Stamp>,
+    /// Which of the model's tasks; `None` where the restorer has none.
+    pub task: Option<Arc<str>>,
+    /// Passes of the language model: of an image in tiles the most that one of them took. `None` where there is no such model.
+    pub passes: Option<u32>,
+}
+
+/// What every row of a run records of its restorer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Stamp {
+    /// The model's name, from its manifest.
+    pub model: String,
+    /// SHA-256 over the hashes of the model's files, hex; empty where there are none.
+    pub weights_sha256: String,
+    /// `parallel` or `autoregressive`; `None` where nothing is generated.
+    pub decoder: Option<&'static str>,
+    /// Such as `cpu` or `cuda:0 NVIDIA H200`.
+    pub device: String,
+    /// The type that the model computes in: `f32` or `bf16`.
+    pub dtype: &'static str,
 }
 
 /// Score columns: full name such as `input_psnr_lm4lv`, and the value.
@@ -220,6 +251,18 @@ pub struct Encoded {
     pub input: Option<EncodedImage>,
     /// Clean.
     pub target: Option<EncodedImage>,
+    /// Restored.
+    pub output: Option<EncodedImage>,
+    /// The autoencoder alone.
+    pub baseline: Option<EncodedImage>,
+}
+
+impl Encoded {
+    /// Bytes of all of them.
+    pub(crate) fn bytes(&self) -> u64 {
+        let images = [&self.input, &self.target, &self.output, &self.baseline];
+        images.into_iter().flatten().map(|image| image.bytes.len() as u64).sum()
+    }
 }
 
 /// An operation as the row records it; enough to do it again.

@@ -198,7 +198,7 @@ fn secrets_are_never_shown() {
     );
     let p = read(&file, &[]).unwrap();
     assert!(!format!("{p:?}").contains("hunter2"));
-    assert!(!p.content().to_string().contains("hunter2"));
+    assert!(!p.content("").to_string().contains("hunter2"));
     for wrong in [
         "stores: hunter2\n",
         "stores: { a: hunter2 }\n",
@@ -305,7 +305,7 @@ fn a_recipe_says_where_it_is_wrong() {
 fn the_content_hash_covers_what_makes_a_row_and_nothing_else() {
     let recipe = "degrade: { recipe: [ { preset: lm4lv.denoise } ] }\n";
     let base = "source: { parquet: { path: a.parquet } }\nsink: { dir: out }\nscore: [psnr.lm4lv]\n";
-    let hash = |text: &str, sets: &[&str]| read(text, sets).unwrap().content_hash();
+    let hash = |text: &str, sets: &[&str]| read(text, sets).unwrap().content_hash("");
     let file = format!("{base}{recipe}");
     let ours = hash(&file, &[]);
     // Order of keys, defaults written out, presets written out, what may change between runs.

@@ -92,6 +92,7 @@ fn crates_stay_where_they_belong() {
         (&["reqwest"], &["load"]),
         (&["clap", "indicatif"], &["main", "cli"]),
         (&["serde_saphyr"], &["config"]),
+        (&["candle_core", "candle_nn", "safetensors", "tokenizers"], &["restore"]),
     ];
     let mut findings = Vec::new();
     for source in sources() {
@@ -140,6 +141,7 @@ fn modules_import_only_what_the_design_allows() {
         ("sample", &["checkpoint", "image"]),
         ("stage", &["error", "sample"]),
         ("degrade", &["stage", "sample", "image", "stream", "vectors", "error", "Error", "Result"]),
+        ("restore", &["stage", "sample", "image", "vectors", "stream", "config", "error", "Error", "Result"]),
         ("score", &["stage", "sample", "image", "stream", "vectors", "error", "Error", "Result"]),
         ("store", COMMON),
         ("plan", &["store", "source", "checkpoint", "error", "Error", "Result", "sample"]),

@@ -15,6 +15,7 @@ use lm4lv::load::config::{Crop, ResizeMode};
 use lm4lv::pipeline::{self, Meter, Options};
 use lm4lv::plan::{Opened, content_hash};
 use lm4lv::report::summary::StageShare;
+use lm4lv::restore;
 use lm4lv::sample::FailureCode;
 use lm4lv::sink::config::ColumnEncoding;
 use lm4lv::sink::{Columns, ImageColumn};
@@ -139,7 +140,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode> {
                 stores: &pipeline.stores,
                 sink: Some(&folder),
                 known,
-                reserved: Columns::is_own,
+                reserved: Columns::reserved(pipeline.restore.is_some()),
             };
             Some(discover(look).await?)
         }
@@ -173,7 +174,7 @@ async fn try_out(pipeline: &Pipeline) -> Result<Trial> {
     // The workers' own time: what opening and closing the trial took does not grow with the rows.
     let in_stages = |stage: &&StageShare| !matches!(stage.stage, "fetch" | "sink");
     let computing: f64 = summary.stages.iter().filter(in_stages).map(|stage| stage.busy).sum();
-    let share = if summary.limiting == Some("fetch") { 1.0 } else { computing };
+    let share = if summary.limiting == Some("fetch") { 1.0 } else { computing.min(1.0) };
     Ok(Trial {
         rows: summary.rows,
         bytes_a_row: summary.bytes as f64 / rows,
@@ -189,7 +190,8 @@ fn is_remote(place: &str) -> bool {
 
 fn outlook(pipeline: &Pipeline, standing: Option<&Option<Opened>>, discovery: Option<&Discovery>) -> Result<Outlook> {
     let columns = pipeline.columns(discovery)?;
-    let content = pipeline.content();
+    let weights = pipeline.restore.as_ref().map(restore::weights_sha256).transpose()?.unwrap_or_default();
+    let content = pipeline.content(&weights);
     let hash = content_hash(&content);
     let dataset = match standing {
         None => "unknown",

@@ -2,6 +2,7 @@
 //!
 //! Results go to stdout, everything else to stderr. A closed stdout (`lm4lv ops | head`) is not an error.
 
+mod bench;
 mod check;
 mod completions;
 mod dataset;
@@ -56,6 +57,9 @@ enum Command {
     Export(export::ExportArgs),
     /// Draw a contact sheet of a dataset
     Sheet(sheet::SheetArgs),
+    /// Time a model on this machine
+    #[command(subcommand)]
+    Bench(bench::BenchArgs),
     /// Print the JSON Schema of pipeline files, or the columns of results
     Schema(schema::SchemaArgs),
     /// List degradations and presets with their parameters
@@ -74,6 +78,7 @@ impl Cli {
             Command::Replay(args) => Box::pin(replay::run(args)).await,
             Command::Export(args) => Box::pin(export::run(args)).await,
             Command::Sheet(args) => Box::pin(sheet::run(args)).await,
+            Command::Bench(args) => bench::run(&args),
             Command::Schema(args) => schema::run(&args),
             Command::Ops(args) => ops::run(&args),
             Command::Completions(args) => completions::run(&args),

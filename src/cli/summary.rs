@@ -103,6 +103,14 @@ fn figures(summary: &Summary) -> Vec<Vec<String>> {
     row("failed", thousands(summary.failed_rows()));
     row("output", format!("{} in {}", bytes(summary.bytes), counted(summary.parts, "part")));
     row("rate", format!("{:.1} images/s in {}", summary.rows_per_s, duration(summary.elapsed_s)));
+    if let Some(batches) = &summary.batches {
+        let each = batches.pieces as f64 / batches.count.max(1) as f64;
+        let count = format!("{} batch{}", thousands(batches.count), if batches.count == 1 { "" } else { "es" });
+        row(
+            "restore",
+            format!("busy {:.0} % between first and last batch, {count} of {each:.1}", batches.busy * 100.0),
+        );
+    }
     let busy: Vec<String> = summary
         .stages
         .iter()

@@ -43,6 +43,7 @@ pub(super) fn check(pipeline: &Pipeline) -> Result<(), Problem> {
     pipeline.sink.check()?;
     source(pipeline)?;
     degrade(pipeline)?;
+    restore(pipeline)?;
     score(pipeline)?;
     images(pipeline)?;
     run(pipeline)
@@ -70,12 +71,13 @@ fn crop_fits(load: &crate::load::LoadConfig) -> Result<(), Problem> {
 
 fn source(pipeline: &Pipeline) -> Result<(), Problem> {
     let SourceConfig::Parquet(parquet) = &pipeline.source else { return Ok(()) };
+    let reserved = Columns::reserved(pipeline.restore.is_some());
     for (index, name) in parquet.keep.iter().enumerate() {
         let path = || format!("source.parquet.keep[{index}]");
-        if Columns::is_own(name) {
+        if reserved(name) {
             return Err(problem(
                 path(),
-                format!("`{name}` is a column of every dataset already: rename it in the input"),
+                format!("`{name}` is a column of the dataset already: rename it in the input"),
             ));
         }
         if parquet.keep[..index].contains(name) {
@@ -116,6 +118,20 @@ fn degrade(pipeline: &Pipeline) -> Result<(), Problem> {
             }
         };
         return Err(Problem { path: "degrade.recipe".into(), at: Some(("column", name)), message: why });
+    }
+    Ok(())
+}
+
+fn restore(pipeline: &Pipeline) -> Result<(), Problem> {
+    let Some(restore) = &pipeline.restore else { return Ok(()) };
+    restore.check()?;
+    let given = restore.model().is_some_and(|model| model.task.is_some());
+    if restore.needs_task() && !given && !pipeline.source.has_task() {
+        return Err(problem(
+            format!("restore.{}.task", restore.name()),
+            "is required: name one of the model's tasks here, or the column that has each record's as \
+             source.parquet.columns.task",
+        ));
     }
     Ok(())
 }

@@ -21,18 +21,19 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::schema::pipeline_schema;
-pub use self::sections::{LogKind, ProgressKind, ReportConfig, RunConfig, SheetConfig, StormConfig, Workers};
+pub use self::sections::{Count, LogKind, ProgressKind, ReportConfig, RunConfig, SheetConfig, StormConfig};
 
 use crate::degrade::DegradeConfig;
 use crate::error::{Error, Result};
 use crate::load::LoadConfig;
+use crate::restore::RestoreConfig;
 use crate::score::ScoreName;
 use crate::sink::{ImageColumn, SinkConfig};
 use crate::source::SourceConfig;
 
 use crate::store::Stores;
 
-/// A pipeline file: source → load → degrade → score → sink.
+/// A pipeline file: source → load → degrade → restore → score → sink.
 #[derive(Clone, PartialEq, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Pipeline {
@@ -41,14 +42,18 @@ pub struct Pipeline {
     pub stores: Stores,
     /// Where references come from.
     pub source: SourceConfig,
-    /// Reference → pixels. Absent: no byte is fetched or decoded, unless `degrade` or `score` is there, which means this
-    /// section's defaults.
+    /// Reference → pixels. Absent: no byte is fetched or decoded, unless `degrade`, `restore` or `score` is there, which means
+    /// this section's defaults.
     #[serde(default)]
     pub load: Option<LoadConfig>,
     /// What is done to the image. Absent: nothing.
     #[serde(default)]
     pub degrade: Option<DegradeConfig>,
-    /// Image quality scores, as `score.profile`, of 8-bit pixels before encoding. Each becomes a column of that name.
+    /// What restores the image. Absent: nothing.
+    #[serde(default)]
+    pub restore: Option<RestoreConfig>,
+    /// Image quality scores, as `score.profile`, of 8-bit pixels before encoding. Each becomes a column for each image that has a
+    /// clean one: `input_…`, and where the pipeline restores `output_…` and `baseline_…`.
     #[serde(default)]
     pub score: Vec<ScoreName>,
     /// Where the dataset is written, and how.
@@ -64,7 +69,7 @@ pub struct Pipeline {
 /// Shows the content only: stores and headers hold secrets.
 impl fmt::Debug for Pipeline {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("Pipeline").field(&self.content()).finish()
+        f.debug_tuple("Pipeline").field(&self.content("")).finish()
     }
 }
 
@@ -98,7 +103,8 @@ impl Pipeline {
         }
         vars::expand(&mut root, &mut Vec::new(), variables)?;
         let mut pipeline: Self = de::from_tree(&root)?;
-        if pipeline.load.is_none() && (pipeline.degrade.is_some() || !pipeline.score.is_empty()) {
+        let wants_pixels = pipeline.degrade.is_some() || pipeline.restore.is_some() || !pipeline.score.is_empty();
+        if pipeline.load.is_none() && wants_pixels {
             pipeline.load = Some(LoadConfig::default());
         }
         check::check(&pipeline).map_err(|problem| {
@@ -114,6 +120,6 @@ impl Pipeline {
     /// The image columns that the dataset has, in the schema's order: those of [`made_images`](Self::made_images) that
     /// `sink.images` asks for. `Error::Config` if it or `sink.encoding_of` names another.
     pub fn image_columns(&self) -> Result<Vec<ImageColumn>> {
-        self.sink.image_columns(self.made_images())
+        self.sink.image_columns(&self.made_images())
     }
 }

@@ -37,7 +37,7 @@ impl Default for SheetConfig {
 pub struct RunConfig {
     /// CPU threads for decoding, degrading, scoring and encoding; `auto`: the CPUs that the process may use (its cgroup and
     /// affinity). Default `auto`.
-    pub workers: Workers,
+    pub workers: Count,
     /// MiB of pixels and bytes in flight; over it intake pauses. At least 64. Default 400.
     pub memory_mib: u64,
     /// Seconds from SIGTERM to the end: what is not written then is done by the next run. Default 25, below the 30 s of
@@ -63,7 +63,7 @@ impl RunConfig {
 impl Default for RunConfig {
     fn default() -> Self {
         Self {
-            workers: Workers::Auto,
+            workers: Count::Auto,
             memory_mib: 400,
             drain_s: 25,
             max_failed_share: 1.0,
@@ -124,62 +124,62 @@ pub enum LogKind {
 
 /// A number of threads, or `auto`.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub enum Workers {
+pub enum Count {
     /// As many as the process may use.
     #[default]
     Auto,
     /// This many.
-    Count(NonZeroUsize),
+    Of(NonZeroUsize),
 }
 
-impl Workers {
+impl Count {
     /// Threads, at least 1.
     pub fn count(self) -> usize {
         match self {
             Self::Auto => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-            Self::Count(n) => n.get(),
+            Self::Of(n) => n.get(),
         }
     }
 }
 
-impl Serialize for Workers {
+impl Serialize for Count {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self {
             Self::Auto => serializer.serialize_str("auto"),
-            Self::Count(n) => serializer.serialize_u64(n.get() as u64),
+            Self::Of(n) => serializer.serialize_u64(n.get() as u64),
         }
     }
 }
 
-impl<'de> Deserialize<'de> for Workers {
+impl<'de> Deserialize<'de> for Count {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Visitor;
         impl serde::de::Visitor<'_> for Visitor {
-            type Value = Workers;
+            type Value = Count;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("auto or a number of threads from 1 to 1024")
+                f.write_str("auto or a number from 1 to 1024")
             }
 
-            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Workers, E> {
+            fn visit_str<E: serde::de::Error>(self, word: &str) -> Result<Count, E> {
                 match word {
-                    "auto" => Ok(Workers::Auto),
+                    "auto" => Ok(Count::Auto),
                     _ => Err(E::invalid_value(serde::de::Unexpected::Str(word), &self)),
                 }
             }
 
-            fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<Workers, E> {
+            fn visit_u64<E: serde::de::Error>(self, n: u64) -> Result<Count, E> {
                 let count = usize::try_from(n).ok().filter(|n| *n <= 1024).and_then(NonZeroUsize::new);
-                count.map(Workers::Count).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Unsigned(n), &self))
+                count.map(Count::Of).ok_or_else(|| E::invalid_value(serde::de::Unexpected::Unsigned(n), &self))
             }
         }
         deserializer.deserialize_any(Visitor)
     }
 }
 
-impl JsonSchema for Workers {
+impl JsonSchema for Count {
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Workers".into()
+        "Count".into()
     }
 
     fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {

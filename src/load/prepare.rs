@@ -34,6 +34,10 @@ const STAGES: u64 = 48;
 /// Bytes that each variant's image, and its encoded form, keep for each pixel while others are at work.
 const VARIANT: u64 = 6;
 
+/// Bytes more for each pixel where it is restored: its tiles (5, since they overlap), the answers to them in f32 (17), the
+/// quantised output and its encoded form (6). The last two come again for a baseline.
+const RESTORED: [u64; 2] = [5 + 17 + 6, 17 + 6];
+
 /// Decodes, resizes and crops: bytes → samples. CPU work.
 #[derive(Debug, Clone)]
 pub struct Prepare {
@@ -41,6 +45,8 @@ pub struct Prepare {
     bounds: Bounds,
     seed: u64,
     variants: u16,
+    /// Bytes that each variant keeps for each of its pixels.
+    variant: u64,
 }
 
 /// The numbers of a recorded resize.
@@ -82,7 +88,13 @@ fn failure(code: FailureCode, message: String) -> Failure {
 impl Prepare {
     /// `seed` and `variants` are the `degrade` section's (0 and 1 without one).
     pub fn new(config: &LoadConfig, seed: u64, variants: u16) -> Self {
-        Self { config: config.clone(), bounds: Bounds::new(config), seed, variants }
+        Self { config: config.clone(), bounds: Bounds::new(config), seed, variants, variant: VARIANT }
+    }
+
+    /// Counts what restoring holds of each image as well, with a baseline or without.
+    pub fn restored(self, baseline: bool) -> Self {
+        let [output, more] = RESTORED;
+        Self { variant: VARIANT + output + if baseline { more } else { 0 }, ..self }
     }
 
     /// Peak bytes that [`Self::samples`] and the stages behind it will hold for these files, from their headers alone: the
@@ -109,7 +121,7 @@ impl Prepare {
                 Crop::Centre(crop) => u64::from(crop.size.width) * u64::from(crop.size.height),
                 Crop::Random(crop) => u64::from(crop.size.width) * u64::from(crop.size.height),
             };
-            result += cropped * (u64::from(self.variants) * VARIANT + STAGES) + resized.pixels() as u64 * 3;
+            result += cropped * (u64::from(self.variants) * self.variant + STAGES) + resized.pixels() as u64 * 3;
         }
         // The decoder's work and the stages' do not overlap.
         files + decoding.max(result)

@@ -16,6 +16,7 @@ use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 
 use super::pending::Pending;
+use super::restore::Arrivals;
 use super::workers::Work;
 use super::{Delivery, Flow, Meter, Report, SinkState};
 use crate::checkpoint::{Checkpoint, Partition};
@@ -105,6 +106,8 @@ pub(crate) struct Intake<S> {
     pub(crate) meter: Arc<Meter>,
     pub(crate) flow: Arc<Flow>,
     pub(crate) work: async_channel::Sender<Work>,
+    /// The way to the restorer, to be told when nothing more comes.
+    pub(crate) arrivals: Option<Arrivals>,
     pub(crate) deliveries: mpsc::Sender<Delivery>,
     pub(crate) reports: mpsc::UnboundedReceiver<Report>,
     pub(crate) sink_state: watch::Receiver<SinkState>,
@@ -156,6 +159,9 @@ impl<S: Source> Intake<S> {
                 return Ok(ended);
             }
             let stopping = self.state.drain.is_some();
+            if let Some(arrivals) = &self.arrivals {
+                arrivals.set_more(self.may_have_more());
+            }
             let hungry = self.state.pending.is_hungry(self.concurrency, (self.config.memory_mib << 20) / PENDING_SHARE);
             let waiting = self.state.retry_at.is_some() || !self.state.source_waits.is_empty();
             let ask = !stopping && !self.state.exhausted && !waiting && hungry;
@@ -243,6 +249,14 @@ impl<S: Source> Intake<S> {
                 (admitted, fetched)
             }));
         }
+    }
+
+    /// False if all that was read is with the workers and nothing will be read.
+    fn may_have_more(&self) -> bool {
+        let state = &self.state;
+        let reads = !state.exhausted && state.drain.is_none();
+        let waits = state.retry_at.is_some() || !state.recoveries.is_empty() || !state.waiting.is_empty();
+        reads || waits || !state.pending.is_empty() || !state.fetches.is_empty()
     }
 
     fn in_flight(&self) -> u64 {
@@ -405,6 +419,7 @@ impl<S: Source> Intake<S> {
         };
         self.flow.held.add(fetched.len() + admitted.record.bytes());
         self.flow.working.fetch_add(1, Relaxed);
+        self.flow.ahead.fetch_add(1, Relaxed);
         let work = Work { record: admitted.record, epoch: admitted.epoch, seq: admitted.seq, fetched, provisional };
         if let Err(refused) = self.work.try_send(work) {
             let (work, sender) = (refused.into_inner(), self.work.clone());

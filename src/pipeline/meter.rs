@@ -7,11 +7,13 @@ use std::time::{Duration, Instant};
 
 use crate::checkpoint::Partition;
 use crate::plan::PlannedPartition;
-use crate::report::summary::{Snapshot, StageShare, Summary};
+use crate::report::summary::{Batches, Snapshot, StageShare, Summary};
 use crate::sink::{Outcomes, Published};
 
 /// The stages in the order of the flow; `fetch` is the time that workers waited while fetches were under way.
-const STAGES: &[&str] = &["fetch", "decode", "degrade", "score", "encode", "sink"];
+const STAGES: &[&str] = &["fetch", "decode", "degrade", RESTORE, "score", "encode", "sink"];
+/// The stage with a thread of its own; not shown where nothing is restored.
+const RESTORE: &str = "restore";
 /// Rates and shares of late cover this.
 const OF_LATE: Duration = Duration::from_secs(10);
 /// A wait of this share of the workers' time means that something else limits.
@@ -52,7 +54,18 @@ struct Slow {
     parts: u64,
     bytes: u64,
     paused: Option<String>,
+    restoring: Option<Restoring>,
     history: VecDeque<(Instant, Totals)>,
+}
+
+/// The batches so far.
+#[derive(Debug)]
+struct Restoring {
+    first: Instant,
+    last: Instant,
+    busy: Duration,
+    batches: u64,
+    pieces: u64,
 }
 
 impl Slow {
@@ -113,6 +126,19 @@ impl Meter {
         }
     }
 
+    /// The restorer was busy from `started` to `ended` with a batch of `pieces` images or tiles.
+    pub(super) fn add_batch(&self, started: Instant, ended: Instant, pieces: usize) {
+        let busy = ended.duration_since(started);
+        self.add_busy(RESTORE, busy);
+        let mut slow = self.slow();
+        let none = Restoring { first: started, last: ended, busy: Duration::ZERO, batches: 0, pieces: 0 };
+        let restoring = slow.restoring.get_or_insert(none);
+        restoring.last = ended;
+        restoring.busy += busy;
+        restoring.batches += 1;
+        restoring.pieces += pieces as u64;
+    }
+
     /// This run has these positions to do, `variants` rows each.
     pub(crate) fn plan_for(&self, partitions: &[PlannedPartition], variants: u16) {
         let mut slow = self.slow();
@@ -150,13 +176,14 @@ impl Meter {
         totals
     }
 
-    /// Each stage's share of all workers' time between two totals (`sink`: of its one task's).
+    /// Each stage's share of all workers' time between two totals (`sink`, `restore`: of their one thread's).
     fn shares(&self, from: &Totals, to: &Totals, seconds: f64) -> Vec<StageShare> {
         STAGES
             .iter()
             .enumerate()
+            .filter(|(index, stage)| **stage != RESTORE || to.busy_ns[*index] > 0)
             .map(|(index, stage)| {
-                let threads = if *stage == "sink" { 1 } else { self.workers };
+                let threads = if ["sink", RESTORE].contains(stage) { 1 } else { self.workers };
                 let busy = (to.busy_ns[index] - from.busy_ns[index]) as f64 / 1e9;
                 StageShare { stage, busy: (busy / (seconds * threads as f64).max(1e-9)).min(1.0) }
             })
@@ -211,6 +238,11 @@ impl Meter {
             limiting: limiting(&stages),
             stages,
             scores: slow.outcomes.scores.clone(),
+            batches: slow.restoring.as_ref().map(|restoring| Batches {
+                count: restoring.batches,
+                pieces: restoring.pieces,
+                busy: restoring.busy.as_secs_f64() / (restoring.last - restoring.first).as_secs_f64().max(1e-9),
+            }),
             ..Summary::default()
         }
     }
@@ -222,6 +254,10 @@ fn limiting(stages: &[StageShare]) -> Option<&'static str> {
         return None;
     }
     let share = |name| stages.iter().find(|stage| stage.stage == name).map_or(0.0, |stage| stage.busy);
+    // Before the fetches: workers that have nothing to fetch for a busy restorer wait, too.
+    if share(RESTORE) > 1.0 - WAITING {
+        return Some(RESTORE);
+    }
     if share("fetch") > WAITING {
         return Some("fetch");
     }

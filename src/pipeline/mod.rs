@@ -7,6 +7,16 @@
 //!    └───────────── notices: published, conflict, where a chain ends ────────────────────────┘
 //! ```
 //!
+//! Where the pipeline restores, there are two more hops:
+//!
+//! ```text
+//! workers (threads)                        restorer (a thread)      workers behind it (threads)
+//! decode, resize, degrade, cut in pieces → batches by task      → join, score, encode       → window …
+//! ```
+//!
+//! Records hold their share of the memory for pixels all the way, and nothing behind the first workers waits for any: the restorer
+//! waits for the last workers, those for the sink.
+//!
 //! The intake owns the source and the fetches in flight. It stamps each record with its partition's epoch and `seq`. A
 //! fetch hands its bytes to the workers itself and waits there if they are busy, so the channel to them is the
 //! backpressure. Workers send whole items to the sink, in any order; the sink's window orders them. Whoever holds the
@@ -15,12 +25,13 @@
 mod intake;
 mod meter;
 mod pending;
+mod restore;
 mod run;
 mod workers;
 
 use std::future::Future;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
@@ -37,11 +48,12 @@ use crate::source::Source;
 use crate::stage::Stage;
 
 use intake::Intake;
-use workers::{Crew, Pixels};
+use restore::{Arrivals, Cutter, Gatherer};
+use workers::{Crew, Onward, Pixels};
 
 pub use intake::Ended;
 pub use meter::Meter;
-pub use run::{Options, run};
+pub use run::{Options, run, run_with};
 
 /// How long threads have to end once the run is over.
 const AFTERWARDS: Duration = Duration::from_secs(1);
@@ -99,8 +111,12 @@ pub(crate) struct Flow {
     pub(crate) held: Held,
     /// Deliveries sent to the sink so far.
     pub(crate) sent: AtomicU64,
-    /// Items handed to the workers and not yet sent on.
+    /// Items handed to the workers and not yet sent on to the sink.
     pub(crate) working: AtomicU64,
+    /// Of those, the ones that have come neither to the restorer nor past it.
+    pub(crate) ahead: AtomicU64,
+    /// False while everything that was read has been handed to the workers and the source has no more.
+    pub(crate) more: AtomicBool,
 }
 
 /// What the sink and the workers tell the intake.
@@ -127,7 +143,10 @@ pub(crate) struct Parts<S> {
     /// Absent where the pipeline loads nothing.
     pub(crate) loader: Option<Arc<Loader>>,
     pub(crate) prepare: Option<Prepare>,
-    pub(crate) stages: Vec<Box<dyn Stage>>,
+    /// Stages before and behind the restorer, in order.
+    pub(crate) stages: [Vec<Box<dyn Stage>>; 2],
+    /// Absent where the pipeline restores nothing.
+    pub(crate) cutter: Option<Cutter>,
     pub(crate) sink: Sink,
     pub(crate) opened: Arc<Opened>,
     pub(crate) concurrency: usize,
@@ -152,17 +171,45 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
         meter: Arc::clone(&parts.meter),
         flow: Arc::clone(&flow),
     });
-    let mut threads = Vec::with_capacity(workers);
+    let mut threads = Vec::new();
+    let onward = match parts.cutter {
+        Some(cutter) => {
+            let cutter = Arc::new(cutter);
+            // A batch may wait here while the one before it is computed.
+            let (sender, arrivals) = std::sync::mpsc::sync_channel(cutter.batch.max(workers));
+            // Whoever waits here holds pixels, which are bounded.
+            let (behind, halfway) = async_channel::unbounded();
+            let gatherer = Gatherer::new(
+                Arc::clone(&cutter),
+                Arc::clone(&crew.pixels),
+                Arc::clone(&flow),
+                Arc::clone(&parts.meter),
+            );
+            let (finished, reports) = (behind.clone(), reports_sent.clone());
+            threads.push(thread("restorer".to_owned(), move || {
+                if let Err(error) = gatherer.run(&arrivals, &finished) {
+                    // Nobody listening means that the run is over already.
+                    reports.send(Report::Stopped(error)).ok();
+                }
+            })?);
+            for n in 0..workers {
+                let (crew, cutter, halfway) = (Arc::clone(&crew), Arc::clone(&cutter), halfway.clone());
+                let (deliveries, reports) = (deliveries.clone(), reports_sent.clone());
+                let finish = move || crew.finish(&cutter, &halfway, &deliveries, &reports);
+                threads.push(thread(format!("behind-{n}"), finish)?);
+            }
+            Some(Arc::new(Onward { cutter, arrivals: Arrivals { sender, flow: Arc::clone(&flow) }, behind }))
+        }
+        None => None,
+    };
     for n in 0..workers {
-        let (crew, work, deliveries, reports) =
-            (Arc::clone(&crew), work_received.clone(), deliveries.clone(), reports_sent.clone());
-        let thread = std::thread::Builder::new()
-            .name(format!("worker-{n}"))
-            .spawn(move || crew.work(&work, &deliveries, &reports))
-            .map_err(|source| Error::Bug(format!("cannot start a thread: {source}")))?;
-        threads.push(thread);
+        let (crew, work, onward) = (Arc::clone(&crew), work_received.clone(), onward.clone());
+        let (deliveries, reports) = (deliveries.clone(), reports_sent.clone());
+        let life = move || crew.work(&work, onward.as_deref(), &deliveries, &reports);
+        threads.push(thread(format!("worker-{n}"), life)?);
     }
     drop(work_received);
+    let arrivals = onward.map(|onward| onward.arrivals.clone());
     let limit = parts.run.memory_mib << 20;
     let dataset = parts.sink.dataset();
     let sink = tokio::spawn(deliver(
@@ -186,6 +233,7 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
         meter: parts.meter,
         flow,
         work,
+        arrivals,
         deliveries,
         reports,
         sink_state,
@@ -205,6 +253,13 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
         Ok(Err(gone)) if gone.is_panic() && ended.is_ok() => Err(Error::Bug(format!("the sink: {gone}"))),
         _ => ended,
     }
+}
+
+fn thread(name: String, life: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
+    std::thread::Builder::new()
+        .name(name)
+        .spawn(life)
+        .map_err(|source| Error::Bug(format!("cannot start a thread: {source}")))
 }
 
 /// The sink task: orders, builds and publishes until every sender is gone.

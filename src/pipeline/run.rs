@@ -8,11 +8,13 @@ use crate::config::{Pipeline, ReportConfig};
 use crate::degrade::Degrade;
 use crate::error::{Error, Result};
 use crate::load::{self, LoadConfig, Loader, Prepare};
+use crate::pipeline::restore::Cutter;
 use crate::pipeline::{Ended, Meter, Parts, drive};
 use crate::plan::{Opened, Plan, PlannedPartition, Wanted};
 use crate::report::sheet::SheetOptions;
 use crate::report::summary::Summary;
 use crate::report::{self, Order};
+use crate::restore::{self, RestoreConfig, Restorer};
 use crate::sample::Record;
 use crate::score::Score;
 use crate::sink::{Chain, Columns, Dataset, Encode, ImageColumn, Sink, card};
@@ -41,12 +43,14 @@ pub struct Options {
 
 impl Pipeline {
     /// The image columns that this pipeline makes.
-    pub fn made_images(&self) -> &'static [ImageColumn] {
-        if self.degrade.is_some() || self.source.has_target() {
-            &[ImageColumn::Input, ImageColumn::Target]
-        } else {
-            &[ImageColumn::Input]
-        }
+    pub fn made_images(&self) -> Vec<ImageColumn> {
+        let made = |image: &ImageColumn| match image {
+            ImageColumn::Input => true,
+            ImageColumn::Target => self.degrade.is_some() || self.source.has_target(),
+            ImageColumn::Output => self.restore.is_some(),
+            ImageColumn::Baseline => self.restore.as_ref().is_some_and(RestoreConfig::baseline),
+        };
+        ImageColumn::ALL.iter().copied().filter(made).collect()
     }
 
     /// The output's columns; the kept ones are those of `discovery`, none without. `Error::Config` names a kept column that
@@ -54,11 +58,17 @@ impl Pipeline {
     pub fn columns(&self, discovery: Option<&Discovery>) -> Result<Columns> {
         let mut timings = if self.load.is_some() { vec!["fetch", "decode"] } else { Vec::new() };
         timings.extend(self.degrade.as_ref().map(|_| "degrade"));
+        timings.extend(self.restore.as_ref().map(|_| "restore"));
         timings.extend((!self.score.is_empty()).then_some("score"));
         timings.push("encode");
+        let made = self.made_images();
+        let scored = made.into_iter().filter(|image| *image != ImageColumn::Target);
         let columns = Columns {
             images: self.image_columns()?,
-            scores: self.score.iter().map(|score| score.column("input").into()).collect(),
+            restores: self.restore.is_some(),
+            scores: scored
+                .flat_map(|image| self.score.iter().map(move |score| score.column(image.name()).into()))
+                .collect(),
             kept: discovery.map_or_else(Default::default, |found| found.kept_fields().iter().cloned().collect()),
             timings,
             seed: self.degrade.as_ref().map(|degrade| degrade.seed),
@@ -89,17 +99,18 @@ impl Pipeline {
         self.degrade.as_ref().map_or(1, |degrade| degrade.variants)
     }
 
-    /// The stages behind loading, in order.
-    fn stages(&self) -> Result<Vec<Box<dyn Stage>>> {
-        let mut stages: Vec<Box<dyn Stage>> = Vec::new();
+    /// The stages behind loading, in order: those before `restore`, and those behind it.
+    fn stages(&self) -> Result<[Vec<Box<dyn Stage>>; 2]> {
+        let mut before: Vec<Box<dyn Stage>> = Vec::new();
         if let Some(degrade) = &self.degrade {
-            stages.push(Box::new(Degrade::new(degrade).map_err(Error::Config)?));
+            before.push(Box::new(Degrade::new(degrade).map_err(Error::Config)?));
         }
+        let mut behind: Vec<Box<dyn Stage>> = Vec::new();
         if !self.score.is_empty() {
-            stages.push(Box::new(Score::new(&self.score)));
+            behind.push(Box::new(Score::new(&self.score)));
         }
-        stages.push(Box::new(Encode::new(&self.sink, &self.image_columns()?)));
-        Ok(stages)
+        behind.push(Box::new(Encode::new(&self.sink, &self.image_columns()?)));
+        Ok([before, behind])
     }
 }
 
@@ -111,10 +122,29 @@ pub async fn run(
     meter: Arc<Meter>,
     stop: impl Future<Output = ()>,
 ) -> Result<(Summary, Ended)> {
+    let restorer = pipeline.restore.as_ref().map(restore::open).transpose()?;
+    run_with(pipeline, options, meter, stop, restorer.map(Arc::from)).await
+}
+
+/// [`run`] with a restorer that is there already, in place of the one that section `restore` asks for; without the section there
+/// is none to be given.
+pub async fn run_with(
+    pipeline: &Pipeline,
+    options: &Options,
+    meter: Arc<Meter>,
+    stop: impl Future<Output = ()>,
+    restorer: Option<Arc<dyn Restorer>>,
+) -> Result<(Summary, Ended)> {
+    let weights = restorer.as_ref().map(|restorer| restorer.stamp().weights_sha256.clone()).unwrap_or_default();
+    let cutter = match (&pipeline.restore, restorer) {
+        (Some(config), Some(restorer)) => Some(Cutter::new(config, restorer)?),
+        (None, None) => None,
+        _ => return Err(Error::Bug("a restorer without a section `restore`, or that without a restorer".into())),
+    };
     let folder = pipeline.stores.folder(&pipeline.sink.dir)?;
     let give_up = Duration::from_secs(pipeline.run.storm.give_up_s);
     // Looking and planning go together: what another process planned meanwhile is only seen by a new look.
-    let (discovery, columns, opened) = patiently(give_up, || plan(pipeline, options, &folder)).await?;
+    let (discovery, columns, opened) = patiently(give_up, || plan(pipeline, options, &folder, &weights)).await?;
     for note in discovery.notes() {
         tracing::info!("{note}");
     }
@@ -131,13 +161,18 @@ pub async fn run(
     let longest = load.map(LoadConfig::max_bytes);
     let fits = move |reference: &str| longest.is_none_or(|max| load::fits(reference, max));
     let seed = pipeline.degrade.as_ref().map_or(0, |degrade| degrade.seed);
+    let prepare = load.map(|load| Prepare::new(load, seed, pipeline.variants()));
     let writer = format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
     let run = uuid::Uuid::new_v4().to_string();
     let parts = Parts {
         source: source::open_where(discovery, &opened, partitions, Arc::new(fits))?,
         loader: loader.map(Arc::new),
-        prepare: load.map(|load| Prepare::new(load, seed, pipeline.variants())),
+        prepare: prepare.map(|prepare| match &pipeline.restore {
+            Some(restore) => prepare.restored(restore.baseline()),
+            None => prepare,
+        }),
         stages: pipeline.stages()?,
+        cutter,
         opened: Arc::clone(&opened),
         sink: Sink::new(dataset, columns, &pipeline.sink, &run, &writer)?,
         concurrency: load.map_or(1, |load| load.concurrency as usize),
@@ -167,19 +202,24 @@ pub async fn run(
 }
 
 /// Looks at the source and decides the plan.
-async fn plan(pipeline: &Pipeline, options: &Options, folder: &Folder) -> Result<(Discovery, Columns, Opened)> {
+async fn plan(
+    pipeline: &Pipeline,
+    options: &Options,
+    folder: &Folder,
+    weights: &str,
+) -> Result<(Discovery, Columns, Opened)> {
     let known = Opened::read(folder).await?;
     let look = Look {
         config: &pipeline.source,
         stores: &pipeline.stores,
         sink: Some(folder),
         known: known.as_ref(),
-        reserved: Columns::is_own,
+        reserved: Columns::reserved(pipeline.restore.is_some()),
     };
     let discovery = source::discover(look).await?;
     let columns = pipeline.columns(Some(&discovery))?;
     let wanted = Wanted {
-        content: &pipeline.content(),
+        content: &pipeline.content(weights),
         schema_hash: &columns.hash(),
         discovery: &discovery,
         rows_per_partition: pipeline.source.rows_per_partition().get(),

@@ -1,12 +1,15 @@
-//! The CPU threads: bytes in, encoded rows out, one record at a time through every stage while it is in the cache.
+//! The CPU threads: bytes in, encoded rows out, one record at a time through every stage while it is in the cache. Where the
+//! pipeline restores, some threads do what comes before that and others what comes behind it.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::Ordering::{Relaxed, Release};
-use std::sync::{Arc, Condvar, Mutex};
+use std::sync::atomic::AtomicUsize;
+use std::sync::atomic::Ordering::{Relaxed, Release, SeqCst};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::restore::{Arrivals, Cutter, Halfway, Piece};
 use super::{Delivery, Flow, Meter, Report};
 use crate::error::{Error, Result};
 use crate::load::{Fetched, Prepare};
@@ -26,8 +29,9 @@ pub(crate) struct Work {
 pub(crate) struct Crew {
     /// Absent where the pipeline loads nothing.
     pub(crate) prepare: Option<Prepare>,
-    pub(crate) stages: Vec<Box<dyn Stage>>,
-    pub(crate) pixels: Pixels,
+    /// Stages before and behind the restorer; without one they follow each other.
+    pub(crate) stages: [Vec<Box<dyn Stage>>; 2],
+    pub(crate) pixels: Arc<Pixels>,
     pub(crate) meter: Arc<Meter>,
     pub(crate) flow: Arc<Flow>,
 }
@@ -37,42 +41,89 @@ pub(crate) struct Pixels {
     limit: u64,
     used: Mutex<u64>,
     freed: Condvar,
+    /// Workers that wait.
+    waiting: AtomicUsize,
 }
 
 impl Pixels {
-    pub(crate) fn new(limit: u64) -> Self {
-        Self { limit, used: Mutex::new(0), freed: Condvar::new() }
+    pub(crate) fn new(limit: u64) -> Arc<Self> {
+        Arc::new(Self { limit, used: Mutex::new(0), freed: Condvar::new(), waiting: AtomicUsize::new(0) })
     }
 
-    /// Waits for `bytes`. A worker holds nothing else that another could wait for, so this cannot deadlock.
-    fn take(&self, bytes: u64) -> Taken<'_> {
-        let used = self.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        let mut used = self
-            .freed
-            .wait_while(used, |used| *used > 0 && *used + bytes > self.limit)
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+    fn used(&self) -> MutexGuard<'_, u64> {
+        self.used.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits for `bytes`; if there is a wait, `before` is called first. A worker holds nothing else that another could wait
+    /// for, and records on their way to the restorer, which hold pixels too, wait for nothing but the sink once `before` has
+    /// told it to hurry: so this cannot deadlock.
+    fn take(self: &Arc<Self>, bytes: u64, before: impl FnOnce()) -> Taken {
+        let mut used = self.used();
+        let full = |used: &mut u64| *used > 0 && *used + bytes > self.limit;
+        if full(&mut used) {
+            self.waiting.fetch_add(1, SeqCst);
+            before();
+            used = self.freed.wait_while(used, full).unwrap_or_else(PoisonError::into_inner);
+            self.waiting.fetch_sub(1, SeqCst);
+        }
         *used += bytes;
-        Taken { pixels: self, bytes }
+        Taken { pixels: Arc::clone(self), bytes }
+    }
+
+    /// True while a worker waits for pixels that others hold.
+    pub(crate) fn are_waited_for(&self) -> bool {
+        self.waiting.load(SeqCst) > 0
     }
 }
 
-struct Taken<'a> {
-    pixels: &'a Pixels,
+/// Bytes of pixels, given back when it is dropped.
+pub(crate) struct Taken {
+    pixels: Arc<Pixels>,
     bytes: u64,
 }
 
-impl Drop for Taken<'_> {
-    fn drop(&mut self) {
-        *self.pixels.used.lock().unwrap_or_else(std::sync::PoisonError::into_inner) -= self.bytes;
+impl Taken {
+    /// Holds `bytes` from here on. Never waits: more than was taken may be too much for a while.
+    pub(crate) fn change_to(&mut self, bytes: u64) {
+        let mut used = self.pixels.used();
+        *used = *used - self.bytes + bytes;
+        self.bytes = bytes;
+        drop(used);
         self.pixels.freed.notify_all();
     }
 }
 
+impl Drop for Taken {
+    fn drop(&mut self) {
+        *self.pixels.used() -= self.bytes;
+        self.pixels.freed.notify_all();
+    }
+}
+
+/// What a worker makes of a record.
+enum Made {
+    /// A finished position.
+    Item(Item),
+    /// One with images to restore.
+    Pieces(Halfway, Vec<Piece>),
+    /// One that is to be finished by the other threads, since these go on decoding.
+    Nothing(Halfway),
+}
+
+/// Where a worker's records go on to: the restorer, and the threads behind it.
+pub(crate) struct Onward {
+    pub(crate) cutter: Arc<Cutter>,
+    pub(crate) arrivals: Arrivals,
+    pub(crate) behind: async_channel::Sender<Halfway>,
+}
+
 impl Crew {
-    /// A worker's life: until the intake drops its half of `work`, or nobody takes what it makes.
+    /// A worker's life: until the intake drops its half of `work`, or nobody takes what it makes. Without `onward` it finishes
+    /// what it begins.
     pub(crate) fn work(
         &self,
         work: &async_channel::Receiver<Work>,
+        onward: Option<&Onward>,
         deliveries: &mpsc::Sender<Delivery>,
         reports: &mpsc::UnboundedSender<Report>,
     ) {
@@ -85,46 +136,97 @@ impl Crew {
             let key = work.record.key.clone();
             let held = work.fetched.len() + work.record.bytes();
             // A stage that panics must end the run with a message, not leave the window waiting for the item for ever.
-            let item = catch_unwind(AssertUnwindSafe(|| self.process(work)))
+            let made = catch_unwind(AssertUnwindSafe(|| self.process(work, onward)))
                 .unwrap_or_else(|_| Err(Error::Bug(format!("a stage panicked on record {key:?}"))));
             self.flow.held.release(held);
-            match item {
-                Ok(item) => {
-                    self.flow.held.add(item.bytes());
-                    self.flow.sent.fetch_add(1, Relaxed);
-                    let taken = deliveries.blocking_send(Delivery::Item(item)).is_ok();
-                    self.flow.working.fetch_sub(1, Release);
-                    if !taken {
-                        return;
-                    }
-                }
-                Err(error) => {
-                    // Nobody listening means that the run is over already.
-                    if reports.send(Report::Stopped(error)).is_err() {
-                        return;
-                    }
-                }
+            let taken = match made {
+                Ok(Made::Item(item)) => self.deliver(item, deliveries),
+                Ok(Made::Pieces(halfway, pieces)) => onward.is_some_and(|on| on.arrivals.send(halfway, pieces)),
+                Ok(Made::Nothing(halfway)) => onward.is_some_and(|on| {
+                    on.arrivals.pass_by();
+                    on.behind.send_blocking(halfway).is_ok()
+                }),
+                // Nobody listening means that the run is over already.
+                Err(error) => reports.send(Report::Stopped(error)).is_ok(),
+            };
+            if !taken {
+                return;
             }
         }
     }
 
-    fn process(&self, work: Work) -> Result<Item> {
+    /// The life of a worker behind the restorer: until the restorer and the workers before it have ended, or nobody takes what
+    /// it makes.
+    pub(crate) fn finish(
+        &self,
+        cutter: &Cutter,
+        halfway: &async_channel::Receiver<Halfway>,
+        deliveries: &mpsc::Sender<Delivery>,
+        reports: &mpsc::UnboundedSender<Report>,
+    ) {
+        while let Ok(halfway) = halfway.recv_blocking() {
+            let key = halfway.key();
+            let finished = catch_unwind(AssertUnwindSafe(|| {
+                // Its pixels are held until it is encoded.
+                let (mut item, _pixels) = cutter.join(halfway)?;
+                self.run(&[&self.stages[1]], &mut item)?;
+                Ok(self.count(item))
+            }));
+            let finished = finished.unwrap_or_else(|_| Err(Error::Bug(format!("a stage panicked on record {key:?}"))));
+            let taken = match finished {
+                Ok(item) => self.deliver(item, deliveries),
+                Err(error) => reports.send(Report::Stopped(error)).is_ok(),
+            };
+            if !taken {
+                return;
+            }
+        }
+    }
+
+    /// Hands `item` to the sink; false if that is gone.
+    fn deliver(&self, item: Item, deliveries: &mpsc::Sender<Delivery>) -> bool {
+        self.flow.held.add(item.bytes());
+        self.flow.sent.fetch_add(1, Relaxed);
+        let taken = deliveries.blocking_send(Delivery::Item(item)).is_ok();
+        self.flow.working.fetch_sub(1, Release);
+        taken
+    }
+
+    fn process(&self, work: Work, onward: Option<&Onward>) -> Result<Made> {
         let Work { record, epoch, seq, fetched, provisional } = work;
-        let _pixels = self.pixels.take(self.prepare.as_ref().map_or(0, |prepare| prepare.working_bytes(&fetched)));
+        let bytes = self.prepare.as_ref().map_or(0, |prepare| prepare.working_bytes(&fetched));
+        let pixels = self.pixels.take(bytes, || {
+            if let Some(onward) = onward {
+                onward.arrivals.nudge();
+            }
+        });
         let attempts = fetched.attempts;
         let started = Instant::now();
-        let mut samples = match &self.prepare {
+        let samples = match &self.prepare {
             Some(prepare) => prepare.samples(&record, fetched)?,
             None => vec![Sample::default()],
         };
         self.meter.add_busy("decode", started.elapsed());
-        for sample in &mut samples {
-            for stage in &self.stages {
+        let mut item = Item { record, epoch, seq, samples, attempts, provisional };
+        let [before, behind] = &self.stages;
+        let Some(onward) = onward else {
+            self.run(&[before, behind], &mut item)?;
+            return Ok(Made::Item(self.count(item)));
+        };
+        self.run(&[before], &mut item)?;
+        let (halfway, pieces) = onward.cutter.cut(item, pixels);
+        Ok(if pieces.is_empty() { Made::Nothing(halfway) } else { Made::Pieces(halfway, pieces) })
+    }
+
+    /// Takes the samples that have not failed, one after the other, through `stages`.
+    fn run(&self, stages: &[&[Box<dyn Stage>]], item: &mut Item) -> Result<()> {
+        for sample in &mut item.samples {
+            for stage in stages.iter().copied().flatten() {
                 if sample.failure.is_some() {
                     break;
                 }
                 let started = Instant::now();
-                let done = stage.process(&record, sample);
+                let done = stage.process(&item.record, sample);
                 let took = started.elapsed();
                 self.meter.add_busy(stage.name(), took);
                 sample.timings.push((stage.name(), took.as_secs_f32() * 1e3));
@@ -137,13 +239,18 @@ impl Crew {
                 }
             }
         }
-        self.meter.add_rows(samples.len() as u64);
-        let failed = samples.iter().filter(|sample| sample.failure.is_some()).count();
+        Ok(())
+    }
+
+    /// Counts the finished rows.
+    fn count(&self, item: Item) -> Item {
+        self.meter.add_rows(item.samples.len() as u64);
+        let failed = item.samples.iter().filter(|sample| sample.failure.is_some()).count();
         self.meter.failed.fetch_add(failed as u64, Relaxed);
-        if provisional.is_none() {
-            self.meter.judged.fetch_add(samples.len() as u64, Relaxed);
+        if item.provisional.is_none() {
+            self.meter.judged.fetch_add(item.samples.len() as u64, Relaxed);
             self.meter.judged_failed.fetch_add(failed as u64, Relaxed);
         }
-        Ok(Item { record, epoch, seq, samples, attempts, provisional })
+        item
     }
 }

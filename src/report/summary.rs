@@ -33,7 +33,18 @@ pub struct Snapshot {
 pub struct StageShare {
     /// The stage's name.
     pub stage: &'static str,
-    /// Of the CPU time of all workers, 0 to 1; for `load`, of the fetches that may run at once.
+    /// Of the CPU time of all workers, 0 to 1; for `restore` and `sink`, of the one thread that each has.
+    pub busy: f64,
+}
+
+/// What the restorer did in a run.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Batches {
+    /// Batches, those included that were too large for the device's memory.
+    pub count: u64,
+    /// Images and tiles in them.
+    pub pieces: u64,
+    /// Of the time between the start of the first and the end of the last, the share in which the restorer was busy, 0 to 1.
     pub busy: f64,
 }
 
@@ -74,6 +85,8 @@ pub struct Summary {
     pub limiting: Option<&'static str>,
     /// Each score column of this run's rows.
     pub scores: Vec<ScoreMean>,
+    /// What the restorer did; `None` where nothing was restored.
+    pub batches: Option<Batches>,
     /// The contact sheet, if one was drawn.
     pub sheet: Option<String>,
 }

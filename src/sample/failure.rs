@@ -106,6 +106,8 @@ failure_codes! {
     SizeMismatch = "size_mismatch", Permanent;
     /// A step of the recipe cannot be applied to this image or lacks its column.
     Degrade = "degrade", Permanent;
+    /// The record's task is none of the model's, or it names none and `restore` gives none.
+    Task = "task", Permanent;
     /// The image cannot be written in the encoding asked for.
     Encode = "encode", Permanent;
 }

@@ -23,12 +23,14 @@ mod gaussian;
 mod psnr;
 mod uniform;
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
-use crate::image::Image;
+use crate::image::resize::{Filter, resize};
+use crate::image::{Image, Size};
 use crate::sample::{Record, Sample};
 use crate::stage::{Fault, Stage};
 use crate::vectors::vectorised;
@@ -113,16 +115,29 @@ pub fn score(name: ScoreName, image: &Image, reference: &Image) -> Option<f64> {
     }
 }
 
-/// The stage `score`: compares each sample's image with its target.
+/// What an image of `size`, made from an input of size `input`, is scored against: `target` itself, or, where a restorer resized
+/// the input, `target` resized in the same way. `None` if `target` does not have the input's size: it shows something else.
+pub fn target_for<'a>(size: Size, input: Size, target: &'a Image) -> Option<Cow<'a, Image>> {
+    match target.size() {
+        same if same != input => None,
+        same if same == size => Some(Cow::Borrowed(target)),
+        _ => Some(Cow::Owned(resize(target, size, Filter::Bicubic))),
+    }
+}
+
+/// The stage `score`: compares each sample's images with its target.
 #[derive(Debug)]
 pub struct Score {
-    columns: Vec<(ScoreName, Arc<str>)>,
+    names: Vec<ScoreName>,
+    /// The columns of input, output and baseline, in the order of `names`.
+    columns: [Vec<Arc<str>>; 3],
 }
 
 impl Score {
-    /// Scores by `names`, in that order, into columns `input_…`.
+    /// Scores by `names`, in that order, into columns `input_…`, `output_…` and `baseline_…`, of images that are there.
     pub fn new(names: &[ScoreName]) -> Self {
-        Self { columns: names.iter().map(|&name| (name, name.column("input").into())).collect() }
+        let of = |image| names.iter().map(|name| name.column(image).into()).collect();
+        Self { names: names.to_vec(), columns: ["input", "output", "baseline"].map(of) }
     }
 }
 
@@ -133,9 +148,14 @@ impl Stage for Score {
 
     /// Without an image, without a target, or where [`score`] gives none, the column stays null.
     fn process(&self, _record: &Record, sample: &mut Sample) -> Result<(), Fault> {
-        if let (Some(image), Some(target)) = (&sample.image, &sample.target) {
-            for (name, column) in &self.columns {
-                if let Some(value) = score(*name, image, target) {
+        let (Some(input), Some(target)) = (&sample.image, &sample.target) else { return Ok(()) };
+        for (image, columns) in
+            [Some(input), sample.output.as_ref(), sample.baseline.as_ref()].iter().zip(&self.columns)
+        {
+            let Some(image) = image else { continue };
+            let Some(target) = target_for(image.size(), input.size(), target) else { continue };
+            for (name, column) in self.names.iter().zip(columns) {
+                if let Some(value) = score(*name, image, &target) {
                     sample.scores.push((column.clone(), value));
                 }
             }
@@ -219,7 +239,6 @@ vectorised! {
 mod tests {
     use super::*;
     use crate::checkpoint::{Partition, Position};
-    use crate::image::Size;
     use crate::sample::Reference;
 
     fn noise(size: Size, seed: u32) -> Image {

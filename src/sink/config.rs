@@ -97,7 +97,7 @@ impl<'de> Deserialize<'de> for Images {
             type Value = Images;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("`auto` or a list of `input`, `target`")
+                f.write_str("`auto` or a list of `input`, `target`, `output`, `baseline`")
             }
 
             fn visit_str<E: serde::de::Error>(self, text: &str) -> Result<Images, E> {

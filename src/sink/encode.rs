@@ -60,15 +60,24 @@ impl Stage for Encode {
                     None if sample.image.is_none() => pass(record.target.as_ref())?,
                     None => None,
                 },
+                ImageColumn::Output => restored(&sample.output, sample, *format)?,
+                ImageColumn::Baseline => restored(&sample.baseline, sample, *format)?,
             };
             match column {
                 ImageColumn::Input => sample.encoded.input = encoded,
                 ImageColumn::Target => sample.encoded.target = encoded,
+                ImageColumn::Output => sample.encoded.output = encoded,
+                ImageColumn::Baseline => sample.encoded.baseline = encoded,
             }
         }
         lighten_sample(sample);
         Ok(())
     }
+}
+
+/// An image that a restorer made, which is never the source's own, in the colours of the source.
+fn restored(image: &Option<Image>, sample: &Sample, format: ColumnEncoding) -> Result<Option<EncodedImage>, Fault> {
+    image.as_ref().map(|image| encode(image, sample.origin.as_deref(), |_| false, format)).transpose()
 }
 
 /// Inline bytes as they came.
@@ -284,7 +293,7 @@ mod tests {
             config.encoding_of = ImageColumn::ALL.iter().map(|c| (*c, ColumnEncoding::Original)).collect();
             let mut sample = sample;
             Encode::new(&config, ImageColumn::ALL).process(&record(Reference::Missing), &mut sample).unwrap();
-            let Encoded { input, target } = sample.encoded;
+            let Encoded { input, target, .. } = sample.encoded;
             (input.unwrap().extension, target.unwrap().extension)
         };
         assert_eq!(encode(sample()), ("jpg", "jpg"));

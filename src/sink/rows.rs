@@ -106,6 +106,7 @@ impl Rows {
 
     fn text(&self, name: &str, (item, sample): Row<'_>, array: &mut StringBuilder) {
         let record = &item.record;
+        let stamp = sample.restored.as_ref().map(|restored| &restored.stamp);
         match name {
             "key" => array.append_value(&record.key),
             "url" => array.append_option(record.reference.as_text()),
@@ -115,6 +116,14 @@ impl Rows {
             "sha256" => array.append_option(sample.origin.as_ref().map(|origin| hex(&origin.sha256))),
             "partition" => array.append_value(record.position.partition.as_str()),
             "source_file" => array.append_option(record.source_file.as_deref()),
+            "model" => array.append_option(stamp.map(|stamp| &stamp.model)),
+            "weights_sha256" => {
+                array.append_option(stamp.map(|stamp| &stamp.weights_sha256).filter(|hash| !hash.is_empty()));
+            }
+            "task" => array.append_option(sample.restored.as_ref().and_then(|restored| restored.task.as_deref())),
+            "decoder" => array.append_option(stamp.and_then(|stamp| stamp.decoder)),
+            "device" => array.append_option(stamp.map(|stamp| &stamp.device)),
+            "dtype" => array.append_option(stamp.map(|stamp| stamp.dtype)),
             "run" => array.append_value(&self.run),
             "writer" => array.append_value(&self.writer),
             _ => array.append_null(),
@@ -138,6 +147,8 @@ impl Rows {
             .map(|(_, sample)| match column {
                 Some(ImageColumn::Input) => sample.encoded.input.as_ref(),
                 Some(ImageColumn::Target) => sample.encoded.target.as_ref(),
+                Some(ImageColumn::Output) => sample.encoded.output.as_ref(),
+                Some(ImageColumn::Baseline) => sample.encoded.baseline.as_ref(),
                 None => None,
             })
             .zip(rows)
@@ -165,6 +176,7 @@ fn int32(name: &str, (item, sample): Row<'_>) -> Option<i32> {
         "height" => input().map(|image| image.height),
         "original_width" => sample.origin.as_ref().map(|origin| origin.width).filter(|width| *width > 0),
         "original_height" => sample.origin.as_ref().map(|origin| origin.height).filter(|height| *height > 0),
+        "passes" => sample.restored.as_ref().and_then(|restored| restored.passes),
         "attempts" => Some(item.attempts),
         _ => None,
     };

@@ -25,24 +25,32 @@ pub enum ImageColumn {
     Input,
     /// Clean.
     Target,
+    /// Restored.
+    Output,
+    /// What the autoencoder alone makes of the input.
+    Baseline,
 }
 
 impl ImageColumn {
     /// All, in the schema's order.
-    pub const ALL: &[Self] = &[Self::Input, Self::Target];
+    pub const ALL: &[Self] = &[Self::Input, Self::Target, Self::Output, Self::Baseline];
 
     /// The column's name.
     pub fn name(self) -> &'static str {
         match self {
             Self::Input => "input",
             Self::Target => "target",
+            Self::Output => "output",
+            Self::Baseline => "baseline",
         }
     }
 
     fn describe(self) -> &'static str {
         match self {
             Self::Input => "the image: degraded if the pipeline degrades, else as loaded, or as it came without load",
-            Self::Target => "the clean image that input is scored against",
+            Self::Target => "the clean image that the others are scored against",
+            Self::Output => "what the restorer made of input",
+            Self::Baseline => "what the restorer's autoencoder alone made of input",
         }
     }
 }
@@ -52,7 +60,9 @@ impl ImageColumn {
 pub struct Columns {
     /// Image columns, in the order of [`ImageColumn::ALL`].
     pub images: Vec<ImageColumn>,
-    /// Score columns, full names such as `input_psnr_lm4lv`, in the order of the pipeline's `score` list.
+    /// True if the pipeline restores: then there are columns that say by what.
+    pub restores: bool,
+    /// Score columns, full names such as `input_psnr_lm4lv`: for each image in turn, in the order of the pipeline's `score` list.
     pub scores: Vec<Arc<str>>,
     /// Kept input columns, as the source reads them.
     pub kept: Fields,
@@ -193,6 +203,38 @@ const MIDDLE: &[Own] = &[
     ),
 ];
 
+/// Columns behind those, where the pipeline restores.
+const RESTORED: &[Own] = &[
+    own("model", Kind::Text, NOT_RESTORED, "the restorer's name, from its model folder"),
+    own(
+        "weights_sha256",
+        Kind::Text,
+        "the image was not restored, or the restorer has no weights",
+        "SHA-256 over the hashes of the model's files, hex",
+    ),
+    own(
+        "task",
+        Kind::Text,
+        "the image was not restored, or the restorer has no tasks",
+        "which of the model's tasks restored it: the record's own, else the pipeline file's",
+    ),
+    own(
+        "decoder",
+        Kind::Text,
+        "the image was not restored, or nothing is generated",
+        "how tokens were generated: parallel or autoregressive",
+    ),
+    own(
+        "passes",
+        Kind::Int32,
+        "the image was not restored, or the restorer has no language model",
+        "of the language model over the image; of an image in tiles the most that one of them took",
+    ),
+    own("device", Kind::Text, NOT_RESTORED, "where the restorer computed"),
+    own("dtype", Kind::Text, NOT_RESTORED, "the type that it computed in: f32 or bf16"),
+];
+const NOT_RESTORED: &str = "the image was not restored";
+
 /// Columns behind the timings.
 const TAIL: &[Own] = &[
     own("attempts", Kind::Int32, "never", "tries of the fetch").volatile(),
@@ -207,15 +249,26 @@ fn all_own() -> impl Iterator<Item = &'static Own> {
 impl Columns {
     /// True if `name` is a column that every dataset has, or an image column, so that no kept input column can have it.
     pub fn is_own(name: &str) -> bool {
-        all_own().any(|own| own.name == name) || ImageColumn::ALL.iter().any(|image| image.name() == name)
+        all_own().any(|own| own.name == name) || matches!(name, "input" | "target")
+    }
+
+    /// The same for a dataset of a pipeline that restores, which has more columns.
+    pub fn is_own_restored(name: &str) -> bool {
+        Self::is_own(name) || RESTORED.iter().any(|own| own.name == name) || matches!(name, "output" | "baseline")
+    }
+
+    /// Of these two the one for a pipeline that does or does not restore.
+    pub fn reserved(restores: bool) -> fn(&str) -> bool {
+        if restores { Self::is_own_restored } else { Self::is_own }
     }
 
     /// `Error::Config` names a kept column whose name or type the output cannot have, or a seed out of range.
     pub fn check(&self) -> Result<()> {
         let mut names = BTreeMap::new();
+        let reserved = Self::reserved(self.restores);
         for field in &self.kept {
             let name = field.name();
-            if Self::is_own(name) || self.scores.iter().any(|score| **score == **name) || self.is_timing(name) {
+            if reserved(name) || self.scores.iter().any(|score| **score == **name) || self.is_timing(name) {
                 return Err(Error::Config(format!(
                     "source.keep: the output has a column `{name}` of its own: leave it out, or rename it in the input"
                 )));
@@ -248,6 +301,7 @@ impl Columns {
         let mut layout: Vec<(String, Result<Kind, Arc<Field>>)> = HEAD.iter().map(fixed).collect();
         layout.extend(self.images.iter().map(|image| (image.name().to_owned(), Ok(Kind::Image))));
         layout.extend(MIDDLE.iter().map(fixed));
+        layout.extend(RESTORED.iter().filter(|_| self.restores).map(fixed));
         layout.extend(self.scores.iter().map(|score| (score.to_string(), Ok(Kind::Float64))));
         layout.extend(self.kept.iter().map(|field| (field.name().clone(), Err(Arc::clone(field)))));
         layout.extend(self.timings.iter().map(|step| (format!("{step}_ms"), Ok(Kind::Float32))));
@@ -374,23 +428,29 @@ pub fn results_schema() -> Value {
     };
     let mut columns: Vec<Value> = HEAD.iter().map(entry).collect();
     for image in ImageColumn::ALL {
-        let null_when = "failed, or sink.images leaves the whole column out";
+        let null_when = "failed; the column is absent where nothing makes the image, or sink.images leaves it out";
         columns.push(entry(&own(image.name(), Kind::Image, null_when, image.describe())));
     }
     columns.extend(MIDDLE.iter().map(entry));
-    let score = |name, unit, what| {
-        entry(
-            &own(
-                name,
-                Kind::Float64,
-                "failed, or too small an image for the score, or input and target differ in size",
-                what,
-            )
-            .in_unit(unit),
-        )
+    columns.extend(RESTORED.iter().map(entry));
+    let score = |name: &str, unit: &str, what: &str| {
+        json!({
+            "name": name,
+            "type": Kind::Float64.name(),
+            "unit": unit,
+            "null_when": "failed, or too small an image for the score, or input and target differ in size",
+            "volatile": false,
+            "description": what,
+        })
     };
-    columns.push(score("input_psnr_<profile>", "dB", "PSNR of input against target, 8-bit pixels before encoding"));
-    columns.push(score("input_ssim_<profile>", "1", "SSIM of input against target, 8-bit pixels before encoding"));
+    for image in ["input", "output", "baseline"] {
+        let resized = if image == "input" { "" } else { " (resized like it where the restorer resizes)" };
+        for (metric, unit) in [("psnr", "dB"), ("ssim", "1")] {
+            let what =
+                format!("{} of {image} against target{resized}, 8-bit pixels before encoding", metric.to_uppercase());
+            columns.push(score(&format!("{image}_{metric}_<profile>"), unit, &what));
+        }
+    }
     columns.push(json!({
         "name": "<kept input column>",
         "type": "as in the input (views and dictionaries as what they stand for)",
@@ -428,6 +488,7 @@ mod tests {
     fn columns() -> Columns {
         Columns {
             images: ImageColumn::ALL.to_vec(),
+            restores: false,
             scores: vec!["input_psnr_lm4lv".into()],
             kept: Fields::from(vec![Field::new("caption", DataType::Utf8View, false)]),
             timings: vec!["fetch", "encode"],

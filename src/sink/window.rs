@@ -64,8 +64,7 @@ pub(crate) fn weight(item: &Item) -> u64 {
 
 /// Bytes of one row of a record that holds `record` bytes: it stands in each of its rows.
 pub(crate) fn row_weight(record: u64, sample: &Sample) -> u64 {
-    let images = [&sample.encoded.input, &sample.encoded.target];
-    ROW_BYTES + record + images.into_iter().flatten().map(|image| image.bytes.len() as u64).sum::<u64>()
+    ROW_BYTES + record + sample.encoded.bytes()
 }
 
 /// Drops what no column needs: pixels and source files.
@@ -86,6 +85,8 @@ pub(crate) fn lighten(item: &mut Item) {
 pub(crate) fn lighten_sample(sample: &mut Sample) {
     sample.image = None;
     sample.target = None;
+    sample.output = None;
+    sample.baseline = None;
     sample.target_origin = None;
     if let Some(origin) = sample.origin.as_mut().filter(|origin| !origin.bytes.is_empty() || origin.icc.is_some()) {
         let bare = |o: &Origin| Origin { bytes: Bytes::new(), icc: None, ..*o };

@@ -116,6 +116,14 @@ impl SourceConfig {
         }
     }
 
+    /// True if records may name their task.
+    pub fn has_task(&self) -> bool {
+        match self {
+            Self::Parquet(config) => config.columns.task != ColumnChoice::None,
+            Self::Folder(_) => false,
+        }
+    }
+
     /// What of this section makes a row, for the content hash: the columns, `keep` and `where`. (Paths are the plan's source
     /// identity; a folder's globs only make its frozen list.)
     pub fn content(&self) -> serde_json::Value {

@@ -23,6 +23,7 @@ use crate::bucket::store;
 pub(crate) fn columns(variants: u16) -> Columns {
     Columns {
         images: vec![ImageColumn::Input],
+        restores: false,
         scores: vec![],
         kept: Fields::from(vec![Field::new("caption", DataType::Utf8, true)]),
         timings: vec!["encode"],
@@ -107,7 +108,7 @@ impl Setup {
                     width: 8,
                     height: 4,
                 }),
-                target: None,
+                ..Encoded::default()
             },
             timings: vec![("encode", 1.5)],
             ..Sample::default()

@@ -25,6 +25,8 @@ pub(super) struct Content {
     source: Value,
     /// `None` where the pipeline had no `load`.
     pub(super) load: Option<LoadConfig>,
+    /// True if the pipeline restored.
+    restores: bool,
     /// `None` where the pipeline had no `degrade`.
     pub(super) degrade: Option<DegradeConfig>,
     /// Encodings.
@@ -48,7 +50,8 @@ impl Content {
         };
         let (load, degrade) = steps(dataset, &content)?;
         let (sink, images) = sink(dataset, &content)?;
-        Ok(Self { source: content["source"].clone(), load, degrade, sink, images })
+        let restores = !content["restore"].is_null();
+        Ok(Self { restores, source: content["source"].clone(), load, degrade, sink, images })
     }
 
     /// True if the source names targets of its own.
@@ -192,8 +195,13 @@ async fn record(row: &Row, plan: &Opened, made: &Content, options: &ReplayOption
     source["parquet"]["path"] = json!(paths);
     let config: SourceConfig = serde_json::from_value(source)
         .map_err(|e| Error::DataLoss(format!("section `source` of the plan cannot be read: {e}")))?;
-    let look =
-        Look { config: &config, stores: &options.stores, sink: None, known: Some(plan), reserved: Columns::is_own };
+    let look = Look {
+        config: &config,
+        stores: &options.stores,
+        sink: None,
+        known: Some(plan),
+        reserved: Columns::reserved(made.restores),
+    };
     let found = discover(look).await?;
     one(open(found, plan, vec![planned.clone()])?, &planned, row.position.offset).await
 }
