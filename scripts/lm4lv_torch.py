@@ -127,6 +127,8 @@ def read_gguf(path):
         else:
             name = {"token_embd.weight": "embed_tokens.weight", "output_norm.weight": "norm.weight"}[t.name]
         tensors[name] = torch.from_numpy(np.ascontiguousarray(w))
+    # A model folder may keep the prompt's embeddings only, in a file of their own.
+    tensors.setdefault("embed_tokens.weight", torch.zeros(1, width))
     config = LlamaConfig(
         vocab_size=tensors["embed_tokens.weight"].shape[0],
         hidden_size=width,
@@ -157,6 +159,23 @@ def load_adapter(path):
     if unknown or missing:
         raise ValueError(f"{path}: unknown {unknown}, missing {missing}")
     return {name: t.float() for name, t in tensors.items()}
+
+
+def load_folder(folder):
+    """A model folder (`model.json`) → task's name → `Lm4lv`; they share the frozen parts."""
+    from safetensors.torch import load_file
+
+    folder = pathlib.Path(folder)
+    manifest = json.loads((folder / "model.json").read_text())
+    mae, llm = load_mae(folder / manifest["mae"]), load_llm(folder / manifest["llm"]["path"])
+    prompt = Prompt(**{part: manifest["prompt"][part] for part in Prompt._fields})
+    table = None
+    if manifest["llm"].get("embeddings"):
+        kept = load_file(folder / manifest["llm"]["embeddings"])
+        table = torch.zeros(int(kept["ids"].max()) + 1, kept["embeddings"].shape[1])
+        table[kept["ids"].long()] = kept["embeddings"].float()
+    tasks = {name: load_adapter(folder / task["adapter"]) for name, task in manifest["tasks"].items()}
+    return {name: Lm4lv(mae, llm, adapter, prompt, table) for name, adapter in tasks.items()}
 
 
 def tokenizer_from_gguf(path):
