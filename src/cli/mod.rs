@@ -10,6 +10,7 @@ pub(crate) mod logging;
 mod ops;
 pub(crate) mod progress;
 mod replay;
+mod restore;
 mod run;
 mod schema;
 mod sheet;
@@ -23,11 +24,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use lm4lv::config::Pipeline;
 pub(crate) use lm4lv::report::sheet::{counted, thousands};
+use lm4lv::restore::config::DeviceName;
 use lm4lv::{Error, Result};
 
 const EXAMPLES: &str = "\
 Examples:
   lm4lv run pipelines/quickstart.yaml            make a dataset; again: go on where it stopped
+  lm4lv restore photos -o out --model MODEL --task TASK    restore a folder of images
   lm4lv check pipelines/quickstart.yaml          what would run make, without making it
   lm4lv verify out/quickstart --pixels           is every row there, once, and right
   lm4lv sheet out/quickstart -o sheet.png        look at it
@@ -46,6 +49,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Make the dataset that a pipeline file describes, or go on with it
     Run(run::RunArgs),
+    /// Restore a folder of images without a pipeline file
+    Restore(restore::RestoreArgs),
     /// Check a pipeline file and show what it would make
     Check(check::CheckArgs),
     /// Walk every chain of a dataset: each row there, exactly once
@@ -69,6 +74,7 @@ impl Cli {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Run(args) => Box::pin(run::run(args)).await,
+            Command::Restore(args) => Box::pin(restore::run(args)).await,
             Command::Check(args) => Box::pin(check::run(args)).await,
             Command::Verify(args) => Box::pin(verify::run(args)).await,
             Command::Replay(args) => Box::pin(replay::run(args)).await,
@@ -90,12 +96,29 @@ pub(crate) struct PipelineArgs {
     /// Override a key: `--set sink.dir=out`, `--set degrade.recipe.0.gaussian_noise.sigma=25`; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Where the model computes: auto, cpu, cuda or cuda:1; short for --set restore.….device
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceName>,
+    /// The type that it computes in; short for --set restore.….dtype
+    #[arg(long, value_name = "DTYPE", value_parser = DTYPES)]
+    dtype: Option<String>,
 }
+
+/// The values of `--dtype`.
+pub(crate) const DTYPES: [&str; 3] = ["auto", "f32", "bf16"];
 
 impl PipelineArgs {
     /// Reads the file. `Error::Config` says where it is wrong.
     pub(crate) fn read(&self) -> Result<Pipeline> {
-        Pipeline::from_file(&self.file, &self.set)
+        let pipeline = Pipeline::from_file(&self.file, &self.set)?;
+        let device = self.device.map(|device| ("device", device.to_string()));
+        let short: Vec<_> = device.into_iter().chain(self.dtype.clone().map(|dtype| ("dtype", dtype))).collect();
+        let Some((flag, _)) = short.first() else { return Ok(pipeline) };
+        let restore = pipeline.restore.as_ref().filter(|restore| restore.model().is_some()).ok_or_else(|| {
+            Error::Config(format!("--{flag}: {} has no section `restore` with a model", self.file.display()))
+        })?;
+        let short = short.iter().map(|(key, value)| format!("restore.{}.{key}={value}", restore.name()));
+        Pipeline::from_file(&self.file, &self.set.iter().cloned().chain(short).collect::<Vec<_>>())
     }
 }
 
