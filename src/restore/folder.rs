@@ -8,7 +8,6 @@ use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-// house: some GB are hashed while somebody waits for the first image.
 use rayon::prelude::*;
 use sha2::{Digest, Sha256};
 

@@ -3,6 +3,8 @@
 //! Each format has a reader that goes through a file's bytes once and makes a table: a name, a shape, and where in the file the values
 //! lie and as what. Nothing is decoded, and nothing allocated by what a file claims, until a tensor is asked for; then all is known to
 //! lie inside the file. Formats are told apart by content.
+//!
+//! (long because what a table may be asked, and every complaint about it, is here)
 
 mod decode;
 mod files;
