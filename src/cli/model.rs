@@ -31,7 +31,7 @@ pub(crate) struct ModelArgs {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Make a model folder of its parts
-    Pack(PackArgs),
+    Pack(Box<PackArgs>),
     /// Show what a model folder holds, and whether it is sound
     Inspect(InspectArgs),
 }

@@ -275,5 +275,5 @@ fn shape(name: &str) -> Option<(MaeConfig, LlamaConfig)> {
     }
 }
 
-/// The names that [`shape`] knows.
+/// The names of shapes.
 pub const SHAPES: [&str; 2] = ["llama2-7b", "smollm2-135m"];

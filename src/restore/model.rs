@@ -273,7 +273,8 @@ fn planes(config: &MaeConfig, patches: &Tensor) -> Candle<Vec<Planes>> {
                 let (y, x, channel) = (index / (3 * patch), index / 3 % patch, index % 3);
                 let value = value * STD[channel] + MEAN[channel];
                 // (`clamp` would let a NaN through.)
-                planes[(channel * side + top + y) * side + left + x] = value.max(0.0).min(1.0);
+                let value = if value > 0.0 { value.min(1.0) } else { 0.0 };
+                planes[(channel * side + top + y) * side + left + x] = value;
             }
         }
         Planes::from_data(size, planes).ok_or_else(|| candle_core::Error::Msg("an image without pixels".into()))

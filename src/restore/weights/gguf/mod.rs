@@ -90,7 +90,7 @@ impl Gguf {
             };
             let shape: Vec<usize> = tensor.dims.iter().rev().map(|dim| *dim as usize).collect();
             if let Some(heads) = heads
-                && shape[0] % (2 * heads as usize) != 0
+                && !shape[0].is_multiple_of(2 * heads as usize)
             {
                 return Err(fault(format!("shape {shape:?} is not that of {heads} heads")));
             }
