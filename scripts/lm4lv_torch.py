@@ -217,9 +217,12 @@ def prompt_ids(tokenizer, bos, before=("### Human: ", "<Img>"), between=("</Img>
 # ---- images ------------------------------------------------------------------------------------------------------------------
 
 
-def load_image(path, side):
-    """Image file → `[side, side, 3]` u8, Pillow's bicubic, the aspect ratio ignored."""
+def load_image(path, side, crop=False):
+    """Image file → `[side, side, 3]` u8: Pillow's bicubic, the aspect ratio ignored; or cut out of its middle."""
     image = Image.open(path).convert("RGB")
+    if crop:
+        left, top = (image.width - side) // 2, (image.height - side) // 2
+        return np.asarray(image.crop((left, top, left + side, top + side)))
     return np.asarray(image if image.size == (side, side) else image.resize((side, side), Image.Resampling.BICUBIC))
 
 
@@ -340,7 +343,7 @@ class Lm4lv:
             hidden = self.hidden(self.adapt(tokens[:, :-1]), cache)
             tokens = torch.cat([tokens[:, :1], self.deadapt(hidden)], 1)
 
-    def parallel(self, features, tolerance=0.02, max_passes=8):
+    def parallel(self, features, tolerance=0.05, max_passes=8):
         """Tokens and the passes that each image took: it is done when a pass moves its tokens by less than `tolerance` (root mean square)."""
         done = torch.zeros(len(features), dtype=torch.bool)
         taken = torch.zeros(len(features), dtype=torch.int64)
@@ -380,9 +383,9 @@ class Lm4lv:
 # ---- the table ---------------------------------------------------------------------------------------------------------------
 
 
-def photographs(folder, count, side):
+def photographs(folder, count, side, crop=False):
     files = sorted(p for p in pathlib.Path(folder).iterdir() if p.suffix.lower() in (".jpg", ".jpeg", ".png", ".webp"))
-    return [p.name for p in files[:count]], np.stack([load_image(p, side) for p in files[:count]])
+    return [p.name for p in files[:count]], np.stack([load_image(p, side, crop) for p in files[:count]])
 
 
 def mean_psnr(images, clean):

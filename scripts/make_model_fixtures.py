@@ -449,6 +449,31 @@ def expected(folder, adapters):
     return files, facts
 
 
+def demo():
+    """The committed demo model on the middle of a committed photograph, noisy."""
+    import torch
+
+    import lm4lv_torch as reference
+
+    model = reference.load_folder(ROOT / "models" / "lm4lv-mini")["gaussian_noise_18"]
+    clean = reference.load_image(ROOT / "pipelines" / "photos" / "chelsea.png", model.side, crop=True)
+    noisy = reference.add_noise(clean, np.random.default_rng(0))[None]
+    with torch.inference_mode():
+        features = model.encode(reference.pixel_values(noisy))
+        tokens, passes = model.parallel(features)
+        exact = model.autoregressive(features)
+    return {
+        "image": noisy,
+        "features": features.numpy(),
+        "pass_1": next(iter(model.passes(features))).detach().numpy(),
+        "autoregressive": exact.numpy(),
+        "autoregressive_pixels": model.quantize(model.decode(exact)),
+        "parallel_passes": passes.numpy(),
+        "parallel_pixels": model.quantize(model.decode(tokens)),
+        "mae_r_pixels": model.quantize(model.decode(features)),
+    }
+
+
 # ---- all of it ---------------------------------------------------------------------------------------------------------------
 
 
@@ -500,6 +525,7 @@ def made():
             (folder / path).parent.mkdir(parents=True, exist_ok=True)
             (folder / path).write_bytes(data)
         tensors, facts = expected(folder, adapters)
+    tensors["demo"] = demo()
     files |= {f"expected/{name}.safetensors": safetensors(arrays) for name, arrays in tensors.items()}
     passes = {name: fact["passes"] for name, fact in facts.items()}
     files["facts.json"] = text({"prompt": PROMPT, "max_passes": MAX_PASSES, "tolerance": TOLERANCE, "passes": passes})

@@ -74,6 +74,7 @@ def main():
     parser.add_argument("photos", type=pathlib.Path, nargs="+")
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/lm4lv")
     parser.add_argument("--count", type=int, default=24, help="photographs of each folder at most")
+    parser.add_argument("--crop", action="store_true", help="cut the middle out instead of resizing all of it")
     parser.add_argument("--only", default=",".join(DEFAULT), help=f"of {', '.join(HOW)}")
     parser.add_argument("--tasks", help="of the model; default: all whose name says how to degrade")
     parser.add_argument("--batch", type=int, default=8, help="PyTorch's")
@@ -89,7 +90,7 @@ def main():
     kinds = {task: next((kind for kind in reference.DEGRADE if kind in task), None) for task in models}
     tasks = args.tasks.split(",") if args.tasks else [task for task, kind in kinds.items() if kind]
     side = next(iter(models.values())).side
-    clean = np.concatenate([reference.photographs(folder, args.count, side)[1] for folder in args.photos])
+    clean = np.concatenate([reference.photographs(folder, args.count, side, args.crop)[1] for folder in args.photos])
     names = [f"{i:03}.png" for i in range(len(clean))]
     work = args.keep or pathlib.Path(tempfile.mkdtemp(prefix="lm4lv-parity-"))
 

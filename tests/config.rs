@@ -103,8 +103,8 @@ fn a_wrong_unit_or_type_is_shown() {
     );
     refused(&format!("{BASE}run: {{ drain_s: -1 }}\n"), &[], &["p.yaml:3:17: the number `-1` is not a whole number"]);
     refused(&format!("{BASE}run: {{ drain_s: 1.5 }}\n"), &[], &["p.yaml:3:17:", "whole number"]);
-    refused(&format!("{BASE}run: {{ workers: many }}\n"), &[], &["p.yaml:3:17:", "auto or a number of threads"]);
-    refused(&format!("{BASE}run: {{ workers: 0 }}\n"), &[], &["p.yaml:3:17:", "auto or a number of threads"]);
+    refused(&format!("{BASE}run: {{ workers: many }}\n"), &[], &["p.yaml:3:17:", "auto or a number from 1 to 1024"]);
+    refused(&format!("{BASE}run: {{ workers: 0 }}\n"), &[], &["p.yaml:3:17:", "auto or a number from 1 to 1024"]);
     refused(&format!("{BASE}run: {{ log: loud }}\n"), &[], &["p.yaml:3:13: `loud` is not known here", "text, json"]);
     refused(&format!("{BASE}run: [1]\n"), &[], &["p.yaml:3:6: a list where a map of keys belongs"]);
     refused("sink: { dir: out }\n", &[], &["p.yaml:1:1: key `source` is missing"]);
@@ -267,7 +267,8 @@ fn combinations_that_cannot_work_are_refused_where_they_stand() {
     let sink = |keys: &str| format!("source: {{ folder: {{ path: photos }} }}\nsink:\n  dir: out\n{keys}");
     refused(&sink("  images: [target]\n"), &[], &["p.yaml:4:3:", "makes no `target`"]);
     refused(&sink("  encoding_of: { target: original }\n"), &[], &["p.yaml:4:3:", "`target` is not among"]);
-    refused(&sink("  encoding_of: { output: original }\n"), &[], &["p.yaml:4:18:", "output"]);
+    refused(&sink("  encoding_of: { output: original }\n"), &[], &["p.yaml:4:3:", "`output` is not among"]);
+    refused(&sink("  encoding_of: { picture: original }\n"), &[], &["p.yaml:4:18:", "output"]);
     refused(&sink("  encoding: { jpeg: { quality: 101 } }\n"), &[], &["p.yaml:4:", "quality"]);
     refused(&sink("  rows_per_part: 0\n"), &[], &["p.yaml:4:3:"]);
     refused(

@@ -190,6 +190,8 @@ fn only_the_pipeline_spawns() {
         for (number, line) in source.lines() {
             if let Some(pattern) = patterns.iter().find(|pattern| line.contains(**pattern))
                 && !source.is_excused(number)
+                // Kernels share the threads of candle's matrix products.
+                && (*pattern, source.module()) != ("rayon", "restore")
             {
                 findings.push(format!("src/{}:{number}: `{pattern}` belongs to pipeline.rs", source.name));
             }

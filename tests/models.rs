@@ -5,13 +5,16 @@
 use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-use lm4lv::restore::config::Parallel;
+use lm4lv::image::{Image, Rounding, Size};
+use lm4lv::restore::config::{Decoder, ModelConfig, Parallel};
 use lm4lv::restore::device::Place;
-use lm4lv::restore::folder::Prompt;
+use lm4lv::restore::folder::ModelFolder;
 use lm4lv::restore::llama::{Llama, LlamaConfig};
 use lm4lv::restore::lm4lv::{Adapter, Prompted};
 use lm4lv::restore::mae::{Mae, MaeConfig};
+use lm4lv::restore::manifest::Prompt;
 use lm4lv::restore::weights::Weights;
+use lm4lv::restore::{self, RestoreConfig};
 use serde_json::Value;
 
 /// The language models with their expectations: folder or file, the configuration's folder, expectations.
@@ -100,6 +103,7 @@ fn parallel(tolerance: f32, max_passes: u32) -> Parallel {
 /// `[B, 3, S, S]` → `[B, patches, 3 · p · p]`.
 fn patches(pixels: &Tensor) -> Tensor {
     let (batch, _, side, _) = pixels.dims4().unwrap();
+    // (Tiny models and the demo model alike have patches of 8 pixels.)
     let grid = side / 8;
     let cut = pixels.reshape(&[batch, 3, grid, 8, grid, 8]).unwrap().permute([0, 2, 4, 1, 3, 5].as_slice()).unwrap();
     cut.contiguous().unwrap().reshape((batch, grid * grid, 192)).unwrap()
@@ -240,6 +244,50 @@ fn hidden_states_are_those_of_candles_llama() {
     let hidden = ours.forward(&part(4, 5), &kept, 4).unwrap().narrow(1, 4, 1).unwrap().squeeze(1).unwrap();
     let head = weights.tensor("lm_head.weight", (logits.dim(1).unwrap(), 64), DType::F32, &Device::Cpu).unwrap();
     assert_close("logits", &hidden.contiguous().unwrap().matmul(&head.t().unwrap()).unwrap(), &logits, CLOSE);
+}
+
+/// Values of `found` that are more than one level from those of `expected`, as a share.
+fn apart(found: &Image, expected: &[f32]) -> f64 {
+    assert_eq!(found.as_bytes().len(), expected.len());
+    let far = found.as_bytes().iter().zip(expected).filter(|(a, b)| (f32::from(**a) - **b).abs() > 1.0);
+    far.count() as f64 / expected.len() as f64
+}
+
+fn levels(expected: &Expected, name: &str) -> Vec<f32> {
+    expected.get(name).flatten_all().unwrap().to_vec1().unwrap()
+}
+
+#[test]
+fn the_demo_model_restores_a_photograph_as_pytorch_does() {
+    let (expected, path) = (Expected::open("demo"), Path::new(env!("CARGO_MANIFEST_DIR")).join("models/lm4lv-mini"));
+    let bytes = levels(&expected, "image").into_iter().map(|level| level as u8).collect();
+    let image = Image::from_rgb(Size::new(112, 112), bytes).unwrap();
+
+    let place = Place::find("cpu".parse().unwrap(), "f32".parse().unwrap()).unwrap();
+    let (config, weights) = ModelFolder::open(&path).unwrap().mae().unwrap();
+    let mae = Mae::new(&config, &weights.var_builder(place.dtype, &place.device)).unwrap();
+    let constant = |values: [f32; 3]| Tensor::new(&values, &Device::Cpu).unwrap().reshape((1, 3, 1, 1)).unwrap();
+    let pixels = (expected.get("image").permute((0, 3, 1, 2)).unwrap() / 255.0).unwrap();
+    let pixels = pixels.broadcast_sub(&constant([0.485, 0.456, 0.406])).unwrap();
+    let pixels = pixels.broadcast_div(&constant([0.229, 0.224, 0.225])).unwrap();
+    expected.assert_close("features", &mae.encode(&patches(&pixels)).unwrap(), CLOSE);
+
+    for decoder in [Decoder::default(), Decoder::Autoregressive] {
+        let mut model = ModelConfig::new(&path);
+        (model.decoder, model.baseline) = (Some(decoder), true);
+        let restorer = restore::open(&RestoreConfig::Lm4lv(model)).unwrap();
+        let task = restorer.task("gaussian_noise_18").unwrap();
+        let restored = restorer.restore(task, &[&image]).unwrap().remove(0);
+        let (name, passes) = match decoder {
+            Decoder::Parallel(_) => ("parallel_pixels", expected.numbers("parallel_passes")[0]),
+            Decoder::Autoregressive => ("autoregressive_pixels", 197),
+        };
+        let output = restored.output.to_image(Rounding::Trunc);
+        assert!(apart(&output, &levels(&expected, name)) <= 1e-3, "{name}");
+        assert_eq!(restored.passes, Some(passes));
+        let baseline = restored.baseline.unwrap().to_image(Rounding::Trunc);
+        assert!(apart(&baseline, &levels(&expected, "mae_r_pixels")) <= 1e-3);
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Subcommand};
-use lm4lv::restore::bench::{self, BatchFigures, Rates, SHAPES, Subject};
+use lm4lv::restore::bench::{BatchFigures, Rates, SHAPES, Subject};
 use lm4lv::restore::config::{DeviceName, DtypeName};
 use lm4lv::restore::device::Place;
 use lm4lv::{Error, Result};

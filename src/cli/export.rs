@@ -33,6 +33,8 @@ pub(crate) struct ExportArgs {
 enum Layout {
     /// OUT/input/…, OUT/target/… with the sub-folders of the keys, and metadata.jsonl (reads as a Hugging Face imagefolder)
     Folder,
+    /// OUT/….png: the restored images alone, with the names and sub-folders of the keys, and metadata.jsonl
+    Mirror,
     /// OUT/shard-000000.tar …, each sample as <key>.input.png, <key>.target.png, <key>.json
     Webdataset,
     /// OUT/lq/… and OUT/gt/… with equal names, and meta_info.txt
@@ -46,6 +48,7 @@ pub(crate) async fn run(args: ExportArgs) -> Result<ExitCode> {
     }
     let format = match args.format {
         Layout::Folder => Format::Folder,
+        Layout::Mirror => Format::Mirror,
         Layout::Webdataset => Format::Webdataset,
         Layout::Basicsr => Format::Basicsr,
     };

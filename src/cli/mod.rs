@@ -8,9 +8,11 @@ mod completions;
 mod dataset;
 mod export;
 pub(crate) mod logging;
+mod model;
 mod ops;
 pub(crate) mod progress;
 mod replay;
+mod restore;
 mod run;
 mod schema;
 mod sheet;
@@ -24,11 +26,13 @@ use std::process::ExitCode;
 use clap::{Args, Parser, Subcommand};
 use lm4lv::config::Pipeline;
 pub(crate) use lm4lv::report::sheet::{counted, thousands};
+use lm4lv::restore::config::DeviceName;
 use lm4lv::{Error, Result};
 
 const EXAMPLES: &str = "\
 Examples:
   lm4lv run pipelines/quickstart.yaml            make a dataset; again: go on where it stopped
+  lm4lv restore photos -o out --model MODEL --task TASK    restore a folder of images
   lm4lv check pipelines/quickstart.yaml          what would run make, without making it
   lm4lv verify out/quickstart --pixels           is every row there, once, and right
   lm4lv sheet out/quickstart -o sheet.png        look at it
@@ -47,6 +51,8 @@ pub(crate) struct Cli {
 enum Command {
     /// Make the dataset that a pipeline file describes, or go on with it
     Run(run::RunArgs),
+    /// Restore a folder of images without a pipeline file
+    Restore(restore::RestoreArgs),
     /// Check a pipeline file and show what it would make
     Check(check::CheckArgs),
     /// Walk every chain of a dataset: each row there, exactly once
@@ -60,6 +66,8 @@ enum Command {
     /// Time a model on this machine
     #[command(subcommand)]
     Bench(bench::BenchArgs),
+    /// Make model folders and explain them
+    Model(model::ModelArgs),
     /// Print the JSON Schema of pipeline files, or the columns of results
     Schema(schema::SchemaArgs),
     /// List degradations and presets with their parameters
@@ -73,12 +81,14 @@ impl Cli {
     pub(crate) async fn run(self) -> Result<ExitCode> {
         match self.command {
             Command::Run(args) => Box::pin(run::run(args)).await,
+            Command::Restore(args) => Box::pin(restore::run(args)).await,
             Command::Check(args) => Box::pin(check::run(args)).await,
             Command::Verify(args) => Box::pin(verify::run(args)).await,
             Command::Replay(args) => Box::pin(replay::run(args)).await,
             Command::Export(args) => Box::pin(export::run(args)).await,
             Command::Sheet(args) => Box::pin(sheet::run(args)).await,
             Command::Bench(args) => bench::run(&args),
+            Command::Model(args) => model::run(args),
             Command::Schema(args) => schema::run(&args),
             Command::Ops(args) => ops::run(&args),
             Command::Completions(args) => completions::run(&args),
@@ -95,12 +105,29 @@ pub(crate) struct PipelineArgs {
     /// Override a key: `--set sink.dir=out`, `--set degrade.recipe.0.gaussian_noise.sigma=25`; may be given again
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
+    /// Where the model computes: auto, cpu, cuda or cuda:1; short for --set restore.….device
+    #[arg(long, value_name = "DEVICE")]
+    device: Option<DeviceName>,
+    /// The type that it computes in; short for --set restore.….dtype
+    #[arg(long, value_name = "DTYPE", value_parser = DTYPES)]
+    dtype: Option<String>,
 }
+
+/// The values of `--dtype`.
+pub(crate) const DTYPES: [&str; 3] = ["auto", "f32", "bf16"];
 
 impl PipelineArgs {
     /// Reads the file. `Error::Config` says where it is wrong.
     pub(crate) fn read(&self) -> Result<Pipeline> {
-        Pipeline::from_file(&self.file, &self.set)
+        let pipeline = Pipeline::from_file(&self.file, &self.set)?;
+        let device = self.device.map(|device| ("device", device.to_string()));
+        let short: Vec<_> = device.into_iter().chain(self.dtype.clone().map(|dtype| ("dtype", dtype))).collect();
+        let Some((flag, _)) = short.first() else { return Ok(pipeline) };
+        let restore = pipeline.restore.as_ref().filter(|restore| restore.model().is_some()).ok_or_else(|| {
+            Error::Config(format!("--{flag}: {} has no section `restore` with a model", self.file.display()))
+        })?;
+        let short = short.iter().map(|(key, value)| format!("restore.{}.{key}={value}", restore.name()));
+        Pipeline::from_file(&self.file, &self.set.iter().cloned().chain(short).collect::<Vec<_>>())
     }
 }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 use clap::Args;
 use indicatif::MultiProgress;
 use lm4lv::Result;
-use lm4lv::config::{LogKind, ProgressKind};
+use lm4lv::config::{LogKind, Pipeline, ProgressKind};
 use lm4lv::pipeline::{self, Ended, Meter, Options};
+use lm4lv::report::summary::Summary;
 
 use super::PipelineArgs;
 use super::progress::Progress;
@@ -97,19 +98,32 @@ const FRAME: Duration = Duration::from_millis(200);
 /// Runs a pipeline.
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
     let pipeline = args.pipeline.read()?;
-    let bars = MultiProgress::new();
-    super::logging::init(args.log.unwrap_or(pipeline.run.log), &bars);
     let options = Options {
         shard: args.shard.map(|shard| (shard.index as u64, shard.of as u64)),
         limit: args.limit,
         extend: args.extend,
         accept_change: args.accept_change,
     };
+    let (summary, code) = execute(&pipeline, &options, args.log, args.progress).await?;
+    super::summary::show(&summary, args.json)?;
+    Ok(code.map_or(ExitCode::SUCCESS, ExitCode::from))
+}
+
+/// Runs `pipeline` with log lines and progress on stderr, until it is done or a signal comes; with what the exit code is of a
+/// run that was stopped with work left.
+pub(crate) async fn execute(
+    pipeline: &Pipeline,
+    options: &Options,
+    log: Option<LogKind>,
+    progress: Option<ProgressKind>,
+) -> Result<(Summary, Option<u8>)> {
+    let bars = MultiProgress::new();
+    super::logging::init(log.unwrap_or(pipeline.run.log), &bars);
     let meter = Arc::new(Meter::new(pipeline.run.workers.count()));
-    let mut progress = Progress::new(args.progress.unwrap_or(pipeline.run.progress), &bars);
+    let mut progress = Progress::new(progress.unwrap_or(pipeline.run.progress), &bars);
     let signals = Signals::default();
     let outcome = {
-        let run = pipeline::run(&pipeline, &options, Arc::clone(&meter), signals.first());
+        let run = pipeline::run(pipeline, options, Arc::clone(&meter), signals.first());
         let mut run = std::pin::pin!(run);
         let mut frames = tokio::time::interval(FRAME);
         loop {
@@ -121,11 +135,8 @@ pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
     };
     progress.finish();
     let (summary, ended) = outcome?;
-    super::summary::show(&summary, args.json)?;
-    Ok(match ended {
-        Ended::Drained if summary.rows_left != Some(0) => ExitCode::from(signals.exit_code()),
-        Ended::Drained | Ended::Done => ExitCode::SUCCESS,
-    })
+    let stopped = ended == Ended::Drained && summary.rows_left != Some(0);
+    Ok((summary, stopped.then(|| signals.exit_code())))
 }
 
 /// The first SIGINT or SIGTERM asks the run to drain, the second ends the process at once.

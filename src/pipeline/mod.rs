@@ -1,4 +1,4 @@
-//! The only place that wires tasks and channels.
+//! The only place that wires tasks and channels (long because all of the wiring is to be seen at once).
 //!
 //! ```text
 //! intake (this task)             workers (threads)                    sink (a task)

@@ -12,9 +12,9 @@ use sha2::{Digest, Sha256};
 use super::decode::decode;
 use super::rows::{Columns, Dataset, Row, score_column};
 use crate::error::Result;
-use crate::image::Image;
+use crate::image::{Image, Size};
 use crate::plan::Opened;
-use crate::score::{ScoreName, score};
+use crate::score::{ScoreName, score, target_for};
 
 /// How far a score may be from the recorded one, in dB for PSNR.
 pub const TOLERANCE: f64 = 1e-6;
@@ -96,7 +96,7 @@ fn look_at(row: &Row, plan: Option<&Opened>, report: &mut PixelReport) -> Vec<St
         cells.push(Cell { column, image, exact: original || !is_lossy(&picture.bytes) });
     }
     for (name, recorded) in &row.scores {
-        match again(name, &cells) {
+        match again(name, row.size, &cells) {
             None => report.skipped_scores += 1,
             Some(value) if agree(value, *recorded) => report.scores += 1,
             Some(value) => {
@@ -108,15 +108,17 @@ fn look_at(row: &Row, plan: Option<&Opened>, report: &mut PixelReport) -> Vec<St
     faults
 }
 
-/// The score `name` of a row's images; `None` if they do not tell.
-fn again(name: &str, cells: &[Cell]) -> Option<Option<f64>> {
+/// The score `name` of the images of a row whose input is of `size`; `None` if they do not tell.
+fn again(name: &str, size: Option<(u32, u32)>, cells: &[Cell]) -> Option<Option<f64>> {
     let (column, _) = score_column(name)?;
     let known = ScoreName::ALL.into_iter().find(|known| known.column(column) == name)?;
     let image = |wanted: &str| {
         let cell = cells.iter().find(|cell| cell.column == wanted && cell.exact)?;
         cell.image.as_ref()
     };
-    Some(score(known, image(column)?, image("target")?))
+    let (image, target) = (image(column)?, image("target")?);
+    let input = size.map(|(width, height)| Size::new(width, height))?;
+    Some(target_for(image.size(), input, target).and_then(|target| score(known, image, &target)))
 }
 
 fn agree(now: Option<f64>, recorded: Option<f64>) -> bool {

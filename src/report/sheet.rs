@@ -1,4 +1,5 @@
-//! A contact sheet: for each record its clean image and beside it what was made of it, with names and scores underneath.
+//! A contact sheet: for each record its clean image and beside it what was made of it (degraded, restored), with names and
+//! scores underneath.
 //!
 //! ```text
 //! quickstart
@@ -11,7 +12,8 @@
 //! 512 × 512 PSNR 22.1 · …   …
 //! ```
 //!
-//! Records with few tiles share a line. Another image column (restored, baseline) is one more entry in `tiles_of`.
+//! Records with few tiles share a line. Behind each degraded image stand, where the dataset has them, what the restorer's
+//! autoencoder alone made of it and what the restorer made.
 
 use super::canvas::{Fonts, png};
 use super::decode::decode;
@@ -96,9 +98,11 @@ fn tiles_of(group: &Group, rows: &[Row], degraded_target: bool) -> Vec<Tile> {
             let detail = |size| if scores.is_empty() { size_text(size) } else { scores.clone() };
             tiles.push(tile(&picture.bytes, name, alone, detail));
         }
-        for (column, name) in [("output", "restored"), ("baseline", "baseline")] {
+        for (column, name) in [("baseline", "autoencoder alone"), ("output", "restored")] {
             if let Some(picture) = row.image(column) {
-                tiles.push(tile(&picture.bytes, name.to_owned(), false, |_| score_text(row, column)));
+                let scores = score_text(row, column);
+                let detail = |size| if scores.is_empty() { size_text(size) } else { scores.clone() };
+                tiles.push(tile(&picture.bytes, name.to_owned(), false, detail));
             }
         }
     }
@@ -203,13 +207,16 @@ fn headline(picked: &Picked, order: &Order) -> String {
     if picked.failed > 0 {
         parts.push(format!("{} failed", thousands(picked.failed)));
     }
-    let means = picked.means.iter().map(|(name, value)| (&**name, *value));
-    let means: Vec<_> = first_of_each(means, "input").collect();
-    if !means.is_empty() {
-        let profile = picked.means.iter().find_map(|(name, _)| score_column(name)?.1.split_once('_'));
-        let profile = profile.map(|(_, profile)| format!(" ({profile})")).unwrap_or_default();
-        let texts: Vec<_> = means.into_iter().map(|(metric, value)| score(metric, value)).collect();
-        parts.push(format!("mean {}{profile}", texts.join(", ")));
+    let mut profile =
+        picked.means.iter().find_map(|(name, _)| score_column(name)?.1.split_once('_')).map(|(_, name)| name);
+    for (column, of) in [("input", ""), ("baseline", "autoencoder alone "), ("output", "restored ")] {
+        let means = picked.means.iter().map(|(name, value)| (&**name, *value));
+        let texts: Vec<_> = first_of_each(means, column).map(|(metric, value)| score(metric, value)).collect();
+        if !texts.is_empty() {
+            let mean = if of.is_empty() { "mean " } else { of };
+            let profile = profile.take().map(|profile| format!(" ({profile})")).unwrap_or_default();
+            parts.push(format!("{mean}{}{profile}", texts.join(", ")));
+        }
     }
     let shown = picked.groups.len() as u64;
     if shown < picked.group_count {

@@ -126,10 +126,8 @@ impl Subject {
 
     fn bytes(&self) -> Candle<u64> {
         let config = self.llm.llm.config();
-        let positions = (self.prompt()? + self.mae.config().tokens() - 1) as u64;
-        let cache = config.cache_values() as u64 * config.num_hidden_layers as u64;
-        let rows = (2 * config.intermediate_size + 4 * config.hidden_size) as u64;
-        Ok(positions * (cache + rows) * self.dtype.size_in_bytes() as u64)
+        let positions = self.prompt()? + self.mae.config().tokens() - 1;
+        Ok(config.image_values(positions) * self.dtype.size_in_bytes() as u64)
     }
 
     fn time(&self, batch: usize, runs: usize, rates: Rates) -> Candle<BatchFigures> {

@@ -1,4 +1,4 @@
-//! The `restore` section of a pipeline file.
+//! The `restore` section of a pipeline file (long because every key is described in it).
 
 use std::path::PathBuf;
 
@@ -217,7 +217,7 @@ impl Default for Decoder {
 #[serde(deny_unknown_fields, default)]
 pub struct Parallel {
     /// An image is done when a pass moves its tokens by less than this: the root of the mean squared difference, where features have
-    /// a standard deviation of 1. 0: always `max_passes`. Default 0.02.
+    /// a standard deviation of 1. 0: always `max_passes`. Default 0.05.
     pub tolerance: f32,
     /// Passes after which an image is done anyway. From 1 to the number of tokens. Default 8.
     pub max_passes: u32,
@@ -225,7 +225,7 @@ pub struct Parallel {
 
 impl Default for Parallel {
     fn default() -> Self {
-        Self { tolerance: 0.02, max_passes: 8 }
+        Self { tolerance: 0.05, max_passes: 8 }
     }
 }
 

@@ -3,145 +3,20 @@
 //! The manifest holds the prompt as token ids, so that running a model needs no tokenizer, and size and hash of each file, so that a
 //! row can say which weights made it. A file that it does not list is never read.
 
-use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Read;
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 use candle_core::{DType, Device, Tensor};
-// house: some GB are hashed while somebody waits for the first image.
 use rayon::prelude::*;
-use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
-use super::expected;
 use super::llama::LlamaConfig;
 use super::mae::MaeConfig;
+use super::manifest::{Digests, MANIFEST, Manifest, Prompt};
+use super::parts::{self, CONFIG};
 use super::weights::{Weights, json};
 use crate::error::{Error, Result};
-
-/// The manifest's name.
-pub const MANIFEST: &str = "model.json";
-
-/// `model.json`. Paths are relative to the folder, with `/`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Manifest {
-    /// Always `lm4lv-model`.
-    pub format: Format,
-    /// Of the manifest's layout: 1.
-    pub version: u32,
-    /// The model's name, which rows record.
-    pub name: String,
-    /// The masked autoencoder: a Hugging Face folder.
-    pub mae: String,
-    /// The language model.
-    pub llm: Llm,
-    /// What stands around the image's tokens.
-    pub prompt: Prompt,
-    /// Task tokens of each adapter.
-    pub task_tokens: usize,
-    /// What the model was trained for, by the names that pipeline files use.
-    pub tasks: BTreeMap<String, Task>,
-    /// Where the parts come from.
-    #[serde(default)]
-    pub licences: Vec<Licence>,
-    /// Every file of the folder but the manifest and texts about it.
-    pub files: BTreeMap<String, Digests>,
-}
-
-/// The only format.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Format {
-    /// This one.
-    #[serde(rename = "lm4lv-model")]
-    Lm4lvModel,
-}
-
-/// The language model's place.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Llm {
-    /// A Hugging Face folder or a GGUF file.
-    pub path: String,
-    /// For a model whose table of embeddings was left out: a file with tensors `ids`, `[n]`, and `embeddings`, `[n, hidden]`, of the
-    /// prompt's tokens.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub embeddings: Option<String>,
-    /// Seed of the restorer `random_llm`. Absent: 0.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub random_seed: Option<u64>,
-}
-
-/// What stands around the image's tokens, as token ids.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Prompt {
-    /// The texts that the ids were made of, piece by piece; absent where the ids were given.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub pieces: Option<Pieces>,
-    /// Before the image's tokens.
-    pub before: Vec<u32>,
-    /// Between the image's tokens and the task's.
-    pub between: Vec<u32>,
-    /// Behind the task's tokens.
-    pub after: Vec<u32>,
-}
-
-/// The prompt's texts: each piece is tokenised by itself.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Pieces {
-    /// Before the image's tokens.
-    pub before: Vec<Piece>,
-    /// Between the image's tokens and the task's.
-    pub between: Vec<Piece>,
-    /// Behind the task's tokens.
-    pub after: Vec<Piece>,
-}
-
-/// A piece of the prompt.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Piece {
-    /// The token that begins a text.
-    Bos,
-    /// A text, tokenised without special tokens.
-    Text(String),
-}
-
-/// What was trained for a task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Task {
-    /// The file with adapter, de-adapter and task tokens.
-    pub adapter: String,
-    /// What it restores, for people.
-    #[serde(default)]
-    pub about: String,
-}
-
-/// Where a part comes from.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Licence {
-    /// The part.
-    pub what: String,
-    /// Its licence.
-    pub licence: String,
-    /// Where it comes from.
-    pub source: String,
-}
-
-/// What a file has to be.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Digests {
-    /// Its length.
-    pub bytes: u64,
-    /// SHA-256 of its bytes, 64 hex digits.
-    pub sha256: String,
-}
 
 /// A model folder whose manifest has been checked.
 #[derive(Debug, Clone)]
@@ -213,7 +88,7 @@ impl ModelFolder {
     /// The masked autoencoder: all of its tensors are there in the shapes that its configuration asks for.
     pub fn mae(&self) -> Result<(MaeConfig, Weights)> {
         let path = self.at(&self.manifest.mae);
-        let (config, weights) = mae(&path)?;
+        let (config, weights) = parts::mae(&path)?;
         self.listed(&path.join(CONFIG))?;
         self.all_listed(&weights)?;
         Ok((config, weights))
@@ -222,7 +97,7 @@ impl ModelFolder {
     /// The language model: all of its tensors are there, but for the table of embeddings where `llm.embeddings` has the prompt's.
     pub fn llm(&self) -> Result<(LlamaConfig, Weights)> {
         let path = self.at(&self.manifest.llm.path);
-        let (config, weights) = llm(&path, self.manifest.llm.embeddings.is_none())?;
+        let (config, weights) = parts::llm(&path, self.manifest.llm.embeddings.is_none())?;
         if path.is_dir() {
             self.listed(&path.join(CONFIG))?;
         }
@@ -235,7 +110,7 @@ impl ModelFolder {
         let (Prompt { before, between, after, .. }, hidden) = (&self.manifest.prompt, config.hidden_size);
         let texts = [before, between, after];
         let (weights, name, rows) = match &self.manifest.llm.embeddings {
-            None => (self.llm()?.1, expected::TABLE, texts.map(Clone::clone)),
+            None => (self.llm()?.1, parts::TABLE, texts.map(Clone::clone)),
             Some(file) => {
                 let path = self.at(file);
                 let weights = Weights::open(&path)?;
@@ -266,7 +141,7 @@ impl ModelFolder {
             let tasks = self.manifest.tasks.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
             return Err(Error::Config(format!("{}: there is no task `{task}`: it has {tasks}", self.path.display())));
         };
-        let weights = adapter(&self.at(&found.adapter), mae, llm, self.manifest.task_tokens)?;
+        let weights = parts::adapter(&self.at(&found.adapter), mae, llm, self.manifest.task_tokens)?;
         self.all_listed(&weights)?;
         Ok(weights)
     }
@@ -286,77 +161,6 @@ impl ModelFolder {
 
     fn all_listed(&self, weights: &Weights) -> Result<()> {
         weights.files().try_for_each(|file| self.listed(file))
-    }
-}
-
-const CONFIG: &str = "config.json";
-
-/// Opens a masked autoencoder's folder and checks it as a whole.
-pub(super) fn mae(path: &Path) -> Result<(MaeConfig, Weights)> {
-    let file = path.join(CONFIG);
-    let config: MaeConfig = json(&file)?;
-    config.check().map_err(|why| Error::Config(format!("{}: {why}", file.display())))?;
-    let weights = Weights::open(path)?;
-    weights.check(&expected::mae(&config), expected::mae_spare)?;
-    Ok((config, weights))
-}
-
-/// Opens a language model's folder or GGUF file and checks it as a whole, with its table of embeddings if `table`.
-pub(super) fn llm(path: &Path, table: bool) -> Result<(LlamaConfig, Weights)> {
-    let weights = Weights::open(path)?;
-    let (config, file): (LlamaConfig, _) = match weights.gguf() {
-        Some(gguf) => {
-            (gguf.llama().map_err(|why| Error::Config(format!("{}: {why}", path.display())))?, path.to_owned())
-        }
-        None => {
-            let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
-            (json(&folder.join(CONFIG))?, folder.join(CONFIG))
-        }
-    };
-    config.check().map_err(|why| Error::Config(format!("{}: {why}", file.display())))?;
-    weights.check(&expected::llama(&config, table), expected::llama_spare)?;
-    Ok((config, weights))
-}
-
-/// Opens an adapter's file and checks it as a whole.
-pub(super) fn adapter(path: &Path, mae: &MaeConfig, llm: &LlamaConfig, task_tokens: usize) -> Result<Weights> {
-    let weights = Weights::open(path)?;
-    let expected = expected::adapter(mae.hidden_size, llm.hidden_size, task_tokens);
-    weights.check(&expected, expected::adapter_spare)?;
-    Ok(weights)
-}
-
-impl Manifest {
-    /// What no model folder can have, with the key to blame.
-    fn check(&self) -> std::result::Result<(), String> {
-        if self.version != 1 {
-            return Err(format!("version {} is not known to this lm4lv: 1 is", self.version));
-        }
-        if self.tasks.is_empty() {
-            return Err("tasks: there is none".into());
-        }
-        if !(1..=4096).contains(&self.task_tokens) {
-            return Err(format!("task_tokens {} is not from 1 to 4096", self.task_tokens));
-        }
-        let longest = [&self.prompt.before, &self.prompt.between, &self.prompt.after].map(Vec::len).into_iter().max();
-        if longest > Some(1 << 16) {
-            return Err("prompt: more than 65,536 tokens".into());
-        }
-        let parts = [Some(&self.mae), Some(&self.llm.path), self.llm.embeddings.as_ref()].into_iter().flatten();
-        let paths = parts.chain(self.files.keys()).chain(self.tasks.values().map(|task| &task.adapter));
-        for path in paths {
-            let mut parts = Path::new(path).components();
-            if path.is_empty() || path.contains('\\') || !parts.all(|part| matches!(part, Component::Normal(_))) {
-                return Err(format!("path `{path}` is not one inside the folder"));
-            }
-        }
-        for (path, digests) in &self.files {
-            let digits = digests.sha256.bytes().all(|byte| byte.is_ascii_hexdigit());
-            if digests.sha256.len() != 64 || !digits {
-                return Err(format!("files: {path}: `{}` is not a SHA-256 of 64 hex digits", digests.sha256));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -62,6 +62,13 @@ impl LlamaConfig {
         self.heads().cache_row()
     }
 
+    /// Values that an image of `positions` positions needs in a batch: its cache, and the widest rows that lie beside it.
+    pub fn image_values(&self, positions: usize) -> u64 {
+        let cache = self.cache_values() as u64 * self.num_hidden_layers as u64;
+        let rows = (2 * self.intermediate_size + 4 * self.hidden_size) as u64;
+        positions as u64 * (cache + rows)
+    }
+
     /// Values in a layer's matrices.
     pub fn layer_values(&self) -> usize {
         let heads = self.heads();

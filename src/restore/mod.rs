@@ -7,18 +7,22 @@ pub mod bench;
 pub mod config;
 pub mod device;
 pub mod folder;
+pub mod inspect;
 pub mod llama;
 pub mod lm4lv;
 pub mod mae;
+pub mod manifest;
+pub mod pack;
 pub mod random;
 pub mod tile;
+pub mod tokens;
 pub mod weights;
 
-mod expected;
 mod identity;
 mod kernels;
 mod model;
 mod ops;
+mod parts;
 
 use crate::error::{Error, Result};
 use crate::image::{Image, Planes};

@@ -4,6 +4,8 @@
 //! out; here each is one pass over the rows, spread over the threads, in f32. Matrix products stay candle's. Attention takes
 //! queries, keys and values where the projections left them, a head a thread, so no score matrix larger than one head's exists and
 //! nothing is transposed.
+//!
+//! (long because each step stands beside its kernel and its form of candle's operations)
 
 use candle_core::backend::BackendStorage;
 use candle_core::{

@@ -30,6 +30,11 @@ pub fn card(columns: &Columns, split: &str) -> String {
     } else {
         "images and what is known of them"
     };
+    let restored = if columns.restores {
+        ". Each was\nrestored (`output`) by the `model` and for the `task` that its row names"
+    } else {
+        ""
+    };
     let variants = match columns.variants {
         1 => "One row for each input position".to_owned(),
         n => format!("{n} rows (`variant` 0 to {}) for each input position", n - 1),
@@ -41,7 +46,7 @@ pub fn card(columns: &Columns, split: &str) -> String {
          tags:\n- lm4lv\n- image-restoration\n\
          ---\n\n\
          # A dataset made by lm4lv\n\n\
-         Rows of {what}. {variants}; (`partition`, `offset`, `variant`) is unique. Rows whose image could not be had are\n\
+         Rows of {what}{restored}. {variants}; (`partition`, `offset`, `variant`) is unique. Rows whose image could not be had are\n\
          here too, with `status` = `failed`, an `error_code` and null images.\n\n\
          * images: {images} (file bytes and a path)\n\
          * scores: {scores}\n\

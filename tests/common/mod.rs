@@ -12,7 +12,7 @@ use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
 
 /// The columns that may differ between two runs that made the same rows.
 pub(crate) const VOLATILE: &[&str] =
-    &["fetch_ms", "decode_ms", "degrade_ms", "score_ms", "encode_ms", "attempts", "run", "writer"];
+    &["fetch_ms", "decode_ms", "degrade_ms", "restore_ms", "score_ms", "encode_ms", "attempts", "run", "writer"];
 /// The columns that say where a row's reference stood, which differ between sources.
 pub(crate) const PLACE: &[&str] = &["partition", "offset", "source_file", "source_row", "url"];
 

@@ -23,7 +23,7 @@ struct File {
 /// Exports all rows of `dataset`.
 pub(super) async fn export(dataset: &Dataset, out: &Path, format: Format, mut names: Names) -> Result<Exported> {
     let mut done = Exported::default();
-    let list = out.join(if format == Format::Folder { "metadata.jsonl" } else { "meta_info.txt" });
+    let list = out.join(if format == Format::Basicsr { "meta_info.txt" } else { "metadata.jsonl" });
     let mut lines = Partial::create(&list)?;
     for part in 0..dataset.parts().len() {
         // Without images first: what is there already need not be read.
@@ -74,6 +74,10 @@ fn files(row: &Row, name: &str, format: Format) -> Option<Vec<File>> {
         let extension = extension(picture);
         File { column, path: format!("{folder}/{name}.{extension}"), as_png: false }
     };
+    if format == Format::Mirror {
+        let output = row.image("output").map(|_| File { column: "output", path: format!("{name}.png"), as_png: true });
+        return output.map(|file| vec![file]);
+    }
     if format != Format::Basicsr {
         let files: Vec<File> = row.images.iter().map(|(column, picture)| file(column, column, picture)).collect();
         return (!files.is_empty()).then_some(files);

@@ -29,6 +29,9 @@ pub enum Format {
     Folder,
     /// `OUT/shard-000000.tar` …, in them `<key>.input.png`, `<key>.target.png`, `<key>.json`.
     Webdataset,
+    /// `OUT/<path>.png`: the restored images alone, under the names and in the sub-folders of the keys; and
+    /// `OUT/metadata.jsonl`.
+    Mirror,
     /// `OUT/lq/<name>` and `OUT/gt/<name>` with equal names, no sub-folders, and `OUT/meta_info.txt`.
     Basicsr,
 }
@@ -77,7 +80,7 @@ pub async fn export(dataset: &Dataset, out: &Path, options: ExportOptions) -> Re
     write_file(&path, &bytes)?;
     let names = names::Names::read(dataset, options.format).await?;
     match options.format {
-        Format::Folder | Format::Basicsr => folder::export(dataset, out, options.format, names).await,
+        Format::Folder | Format::Mirror | Format::Basicsr => folder::export(dataset, out, options.format, names).await,
         Format::Webdataset => webdataset::export(dataset, out, options.shard_rows.max(1), names, grown).await,
     }
 }

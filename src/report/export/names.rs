@@ -107,7 +107,7 @@ fn stem(row: &Row, format: Format) -> String {
         parts.push("_".into());
     }
     match format {
-        Format::Folder => parts.join("/"),
+        Format::Folder | Format::Mirror => parts.join("/"),
         // BasicSR looks into one folder and splits lines of meta_info.txt at spaces.
         Format::Basicsr => shortened(parts.join("_").replace(char::is_whitespace, "_")),
         // A WebDataset key ends at its first dot.

@@ -5,6 +5,8 @@
 //! (`load.icc`, `degrade.quantize`, `degrade.target`, the encodings) comes from the plan, and after an accepted change from
 //! the change in force when the row's part was written.
 //!
+//! What a restorer made (`output`, `baseline`) is not made again: that needs the model, and gives the same but for rounding.
+//!
 //! Where the source has gone, but the row's target is the source's own file, that is used and it is said.
 
 mod source;
@@ -131,7 +133,12 @@ pub async fn replay(dataset: &Dataset, at: Address, options: &ReplayOptions) -> 
         let rebuilt = match *column {
             "input" => sample.encoded.encoded.input.as_ref(),
             "target" => sample.encoded.encoded.target.as_ref(),
-            _ => None,
+            restored => {
+                replayed
+                    .notes
+                    .push(format!("`{restored}` and its scores are a restorer's work, which is not done again"));
+                continue;
+            }
         };
         replayed.images.push(compare(column, &stored.bytes, rebuilt));
     }

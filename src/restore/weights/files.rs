@@ -61,11 +61,11 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The files of a part: `path` itself, or those that Hugging Face's libraries would read in that folder.
-pub(super) fn of_part(path: &Path) -> Result<Vec<PathBuf>> {
+/// The files of a part: `path` itself, or those that Hugging Face's libraries would read in that folder, and the index that names them.
+pub(super) fn of_part(path: &Path) -> Result<(Option<PathBuf>, Vec<PathBuf>)> {
     let kind = fs::metadata(path).map_err(|error| Error::Config(format!("{}: {error}", path.display())))?;
     if !kind.is_dir() {
-        return Ok(vec![path.to_owned()]);
+        return Ok((None, vec![path.to_owned()]));
     }
     let names =
         ["model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json"];
@@ -73,7 +73,7 @@ pub(super) fn of_part(path: &Path) -> Result<Vec<PathBuf>> {
         return Err(Error::Config(format!("{}: there is none of {}", path.display(), names.join(", "))));
     };
     if found.extension().is_none_or(|extension| extension != "json") {
-        return Ok(vec![found]);
+        return Ok((None, vec![found]));
     }
     let index: Index = json(&found)?;
     let files: BTreeSet<String> = index.weight_map.into_values().collect();
@@ -84,7 +84,8 @@ pub(super) fn of_part(path: &Path) -> Result<Vec<PathBuf>> {
             _ => Err(Error::Config(format!("{}: file `{name}` is not beside the index", found.display()))),
         }
     };
-    files.into_iter().map(file).collect()
+    let files = files.into_iter().map(file).collect::<Result<_>>()?;
+    Ok((Some(found), files))
 }
 
 /// Opens a file for reading: its length, too. Pipes and devices are refused, which could block for ever.

@@ -3,6 +3,8 @@
 //! Each format has a reader that goes through a file's bytes once and makes a table: a name, a shape, and where in the file the values
 //! lie and as what. Nothing is decoded, and nothing allocated by what a file claims, until a tensor is asked for; then all is known to
 //! lie inside the file. Formats are told apart by content.
+//!
+//! (long because what a table may be asked, and every complaint about it, is here)
 
 mod decode;
 mod files;
@@ -23,7 +25,7 @@ use candle_nn::var_builder::SimpleBackend;
 use candle_nn::{Init, VarBuilder};
 
 pub(super) use files::{json, mapped};
-pub(super) use gguf::Gguf;
+pub(super) use gguf::{Gguf, cut_gguf};
 
 use crate::error::{Error, Result};
 
@@ -78,17 +80,19 @@ pub struct Info<'a> {
     pub file: &'a Path,
 }
 
-/// A file that is open, and its tensors' names.
+/// A file that is open.
 #[derive(Debug)]
 struct File {
     path: PathBuf,
     bytes: Bytes,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Part {
     /// What was opened: a file or a folder.
     path: PathBuf,
+    /// What says which files a folder's tensors are in.
+    index: Option<PathBuf>,
     files: Vec<File>,
     /// Name → index of the file, place in it.
     tensors: BTreeMap<String, (usize, Entry)>,
@@ -104,8 +108,9 @@ impl Weights {
     /// Opens a Hugging Face folder (`model.safetensors`, or `pytorch_model.bin`, or the index of one in several files) or one file
     /// (safetensors, GGUF, or what `torch.save` made of a dictionary of tensors). `Error::Config` names the file, and what is wrong.
     pub fn open(path: &Path) -> Result<Self> {
-        let mut part = Part { path: path.to_owned(), files: Vec::new(), tensors: BTreeMap::new(), gguf: None };
-        for path in files::of_part(path)? {
+        let (index, files) = files::of_part(path)?;
+        let mut part = Part { path: path.to_owned(), index, ..Part::default() };
+        for path in files {
             let bytes = mapped(&path)?;
             part.add(path, bytes)?;
         }
@@ -114,7 +119,7 @@ impl Weights {
 
     /// The same from a file's content; `name` stands for the file in errors.
     pub fn from_bytes(name: &str, bytes: Bytes) -> Result<Self> {
-        let mut part = Part { path: name.into(), files: Vec::new(), tensors: BTreeMap::new(), gguf: None };
+        let mut part = Part { path: name.into(), ..Part::default() };
         part.add(name.into(), bytes)?;
         Ok(Self(Arc::new(part)))
     }
@@ -130,9 +135,9 @@ impl Weights {
         })
     }
 
-    /// The files that the tensors lie in.
+    /// The files that the tensors lie in, and the index of those if there is one.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.0.files.iter().map(|file| file.path.as_path())
+        self.0.files.iter().map(|file| &file.path).chain(&self.0.index).map(PathBuf::as_path)
     }
 
     /// Whether there is a tensor of that name.
@@ -143,6 +148,18 @@ impl Weights {
     /// What a GGUF file says of its model; `None` for other formats.
     pub(super) fn gguf(&self) -> Option<&Gguf> {
         self.0.gguf.as_ref()
+    }
+
+    /// Whether all of it is safetensors.
+    pub(super) fn is_safetensors(&self) -> bool {
+        self.0.files.iter().all(|file| files::format(&file.bytes) == Ok(files::Format::Safetensors))
+    }
+
+    /// The tensor `name` of the type that it is stored as; blocks as f32.
+    pub(super) fn as_stored(&self, name: &str) -> Result<Tensor> {
+        let (file, entry) = self.find(name)?;
+        let dtype = if let Stored::Plain(dtype) = entry.stored { dtype } else { DType::F32 };
+        self.decoded(name, file, entry, dtype, &Device::Cpu)
     }
 
     /// For a model's `new(…, vb)`.

@@ -4,7 +4,7 @@
 //! A pickle is a program that may call any function by name. This one knows the handful that a dictionary of tensors needs
 //! (`collections.OrderedDict`, `torch._utils._rebuild_tensor_v2` and `_rebuild_parameter`, the storage types) and refuses every other
 //! name, before anything is called. Objects lie in one list and refer to each other by number, so nothing recurses, whatever refers to
-//! what.
+//! what. (long because all opcodes are in it)
 
 use std::collections::HashMap;
 

@@ -1,12 +1,90 @@
-//! The tensors of each part of a model: name and shape, by the part's configuration. What the model's code asks for, said beforehand, so
-//! that a part is held against it as a whole (and a test holds it against the code).
+//! The parts of a model as they lie on disk: autoencoder, language model, adapters, each opened and checked as a whole.
+//!
+//! What the model's code will ask for is said here beforehand, name and shape by the part's configuration, so that all that is missing,
+//! of another shape or unknown is found before anything is decoded. (A test holds these lists against the code.)
+
+use std::path::Path;
 
 use super::llama::LlamaConfig;
 use super::mae::MaeConfig;
-use super::weights::Expected;
+use super::weights::{Expected, Weights, json};
+use crate::error::{Error, Result};
+
+/// The configuration in a Hugging Face folder.
+pub(super) const CONFIG: &str = "config.json";
+/// The table of embeddings.
+pub(super) const TABLE: &str = "model.embed_tokens.weight";
+
+/// No model has more of either; sizes are multiplied before weights are held against them.
+const MOST_LAYERS: usize = 1 << 10;
+const WIDEST: usize = 1 << 20;
+
+/// That all of a configuration's values are from 1 to `most`.
+fn sane(values: &[(&str, usize)], most: usize) -> Result<(), String> {
+    match values.iter().find(|(_, value)| !(1..=most).contains(value)) {
+        Some((key, value)) => Err(format!("{key} {value} is not from 1 to {most}")),
+        None => Ok(()),
+    }
+}
+
+/// Opens a masked autoencoder's folder and checks it as a whole.
+pub(super) fn mae(path: &Path) -> Result<(MaeConfig, Weights)> {
+    let file = path.join(CONFIG);
+    let config: MaeConfig = json(&file)?;
+    let counts = [
+        ("num_hidden_layers", config.num_hidden_layers),
+        ("decoder_num_hidden_layers", config.decoder_num_hidden_layers),
+    ];
+    let widths = [
+        ("image_size", config.image_size),
+        ("hidden_size", config.hidden_size),
+        ("intermediate_size", config.intermediate_size),
+        ("decoder_hidden_size", config.decoder_hidden_size),
+        ("decoder_intermediate_size", config.decoder_intermediate_size),
+    ];
+    let sane = sane(&counts, MOST_LAYERS).and_then(|()| sane(&widths, WIDEST));
+    sane.and_then(|()| config.check()).map_err(|why| Error::Config(format!("{}: {why}", file.display())))?;
+    let weights = Weights::open(path)?;
+    weights.check(&mae_tensors(&config), mae_spare)?;
+    Ok((config, weights))
+}
+
+/// Opens a language model's folder or GGUF file and checks it as a whole, with its table of embeddings if `table`.
+pub(super) fn llm(path: &Path, table: bool) -> Result<(LlamaConfig, Weights)> {
+    let weights = Weights::open(path)?;
+    let (config, file): (LlamaConfig, _) = match weights.gguf() {
+        Some(gguf) => {
+            (gguf.llama().map_err(|why| Error::Config(format!("{}: {why}", path.display())))?, path.to_owned())
+        }
+        None => {
+            let folder = if path.is_dir() { path } else { path.parent().unwrap_or(path) };
+            (json(&folder.join(CONFIG))?, folder.join(CONFIG))
+        }
+    };
+    let widths = [
+        ("hidden_size", config.hidden_size),
+        ("intermediate_size", config.intermediate_size),
+        ("num_attention_heads", config.num_attention_heads),
+        ("num_key_value_heads", config.num_key_value_heads.unwrap_or(1)),
+        ("head_dim", config.head_dim.unwrap_or(1)),
+    ];
+    let sane =
+        sane(&[("num_hidden_layers", config.num_hidden_layers)], MOST_LAYERS).and_then(|()| sane(&widths, WIDEST));
+    sane.and_then(|()| config.check()).map_err(|why| Error::Config(format!("{}: {why}", file.display())))?;
+    weights.check(&llama_tensors(&config, table), llama_spare)?;
+    Ok((config, weights))
+}
+
+/// Opens an adapter's file and checks it as a whole.
+pub(super) fn adapter(path: &Path, mae: &MaeConfig, llm: &LlamaConfig, task_tokens: usize) -> Result<Weights> {
+    let weights = Weights::open(path)?;
+    let expected = adapter_tensors(mae.hidden_size, llm.hidden_size, task_tokens);
+    weights.check(&expected, adapter_spare)?;
+    Ok(weights)
+}
 
 /// Of a masked autoencoder.
-pub(super) fn mae(config: &MaeConfig) -> Vec<Expected> {
+fn mae_tensors(config: &MaeConfig) -> Vec<Expected> {
     let (width, decoder) = (config.hidden_size, config.decoder_hidden_size);
     let (tokens, patch) = (config.tokens(), config.patch_size);
     let mut all = Vec::new();
@@ -57,12 +135,12 @@ pub(super) fn mae(config: &MaeConfig) -> Vec<Expected> {
 }
 
 /// What a masked autoencoder's file may have beside them: masking is off.
-pub(super) fn mae_spare(name: &str) -> bool {
+fn mae_spare(name: &str) -> bool {
     name == "decoder.mask_token"
 }
 
 /// Of a language model, from embeddings to the final norm; with the table of embeddings if `table`.
-pub(super) fn llama(config: &LlamaConfig, table: bool) -> Vec<Expected> {
+fn llama_tensors(config: &LlamaConfig, table: bool) -> Vec<Expected> {
     let (width, inner, heads) = (config.hidden_size, config.intermediate_size, config.heads());
     let (queries, keys) = (heads.query_row(), heads.keys * heads.width);
     let matrices = [
@@ -87,16 +165,13 @@ pub(super) fn llama(config: &LlamaConfig, table: bool) -> Vec<Expected> {
     all
 }
 
-/// The table of embeddings.
-pub(super) const TABLE: &str = "model.embed_tokens.weight";
-
 /// What a language model's file may have beside them: no words are generated, and frequencies are computed.
-pub(super) fn llama_spare(name: &str) -> bool {
+fn llama_spare(name: &str) -> bool {
     name == "lm_head.weight" || name == TABLE || name.ends_with("rotary_emb.inv_freq")
 }
 
 /// Of an adapter between features of width `features` and embeddings of width `hidden`.
-pub(super) fn adapter(features: usize, hidden: usize, task_tokens: usize) -> Vec<Expected> {
+fn adapter_tensors(features: usize, hidden: usize, task_tokens: usize) -> Vec<Expected> {
     vec![
         ("adapter.weight".into(), vec![hidden, features]),
         ("adapter.bias".into(), vec![hidden]),
@@ -107,6 +182,6 @@ pub(super) fn adapter(features: usize, hidden: usize, task_tokens: usize) -> Vec
 }
 
 /// What an adapter's file may have beside them: the queries of `vit_llm`.
-pub(super) fn adapter_spare(name: &str) -> bool {
+fn adapter_spare(name: &str) -> bool {
     name == "query"
 }
