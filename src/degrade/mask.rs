@@ -3,11 +3,12 @@
 //! `grid` as PromptGIP's `inpainting` and MAE (square cells), `boxes` as CoarseDropout, `lines` and `polyline` as
 //! PromptGIP's thick lines, `brush` like the free-form strokes of inpainting papers, `center` for outpainting's opposite.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
-use crate::image::Pixels;
+use crate::image::{Pixels, Planes, Size};
 use crate::stream::Stream;
 
 use super::Degradation;
@@ -39,9 +40,6 @@ pub(crate) enum FillWord {
     Mean,
     Noise,
 }
-
-/// Pixels that are looked at together.
-const RUN: usize = 32;
 
 const COUNTED: &[&str] = &["boxes", "lines", "polyline", "brush"];
 const STROKES: &[&str] = &["lines", "polyline", "brush"];
@@ -90,34 +88,88 @@ impl Degradation for Mask {
     };
 
     fn apply(&self, image: &mut Pixels, noise: &mut Stream) -> Result<(), String> {
-        let (w, h) = (image.size().width as usize, image.size().height as usize);
-        let mut canvas = Canvas { covered: vec![false; w * h], w, h };
-        let fill = match *self {
-            Self::Grid { cell, ratio, fill } => {
-                canvas.grid(cell as usize, ratio, noise);
-                fill
+        let size = image.size();
+        let (w, pixels) = (size.width as usize, size.pixels());
+        match (self.fill(), &mut *image) {
+            (Fill::Level(level), Pixels::Levels(image)) if level.fract() == 0.0 => {
+                let bytes = Arc::make_mut(image).as_bytes_mut();
+                self.draw(size, noise, &mut |span| bytes[3 * span.start..3 * span.end].fill(level as u8));
             }
-            Self::Center { ratio, fill } => {
+            (Fill::Level(level), image) => {
+                let fill = [(level / 255.0) as f32; 3];
+                self.draw(size, noise, &mut planes_filled(image.planes(), fill));
+            }
+            (Fill::Word(FillWord::Mean), image) => {
+                let planes = image.planes();
+                let mean = [0, 1, 2].map(|channel| {
+                    let sum: f64 = planes.plane(channel).iter().map(|v| f64::from(*v)).sum();
+                    (sum / pixels as f64) as f32
+                });
+                self.draw(size, noise, &mut planes_filled(planes, mean));
+            }
+            (Fill::Word(FillWord::Noise), image) => {
+                let mut covered = vec![false; pixels];
+                self.draw(size, noise, &mut |span| covered[span].fill(true));
+                let mut words = vec![0u32; w];
+                for channel in 0..3 {
+                    let plane = image.planes().plane_mut(channel);
+                    for (row, covered) in plane.chunks_exact_mut(w).zip(covered.chunks_exact(w)) {
+                        noise.fill_u32(&mut words);
+                        for ((value, covered), word) in row.iter_mut().zip(covered).zip(&words) {
+                            *value = if *covered { (word >> 8) as f32 / 16_777_216.0 } else { *value };
+                        }
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Puts a colour over pixels that follow one another.
+fn planes_filled(planes: &mut Planes, colour: [f32; 3]) -> impl FnMut(Range<usize>) {
+    move |span| {
+        for (channel, value) in colour.into_iter().enumerate() {
+            planes.plane_mut(channel)[span.clone()].fill(value);
+        }
+    }
+}
+
+impl Mask {
+    fn fill(&self) -> Fill {
+        match *self {
+            Self::Grid { fill, .. }
+            | Self::Boxes { fill, .. }
+            | Self::Lines { fill, .. }
+            | Self::Polyline { fill, .. }
+            | Self::Brush { fill, .. }
+            | Self::Center { fill, .. } => fill,
+        }
+    }
+
+    /// Hands every covered pixel to `cover`, some more than once, as ranges of them (row by row, `[H, W]`).
+    fn draw(&self, size: Size, noise: &mut Stream, cover: &mut dyn FnMut(Range<usize>)) {
+        let mut canvas = Canvas { cover, w: size.width as usize, h: size.height as usize };
+        match *self {
+            Self::Grid { cell, ratio, .. } => canvas.grid(cell as usize, ratio, noise),
+            Self::Center { ratio, .. } => {
                 let side = ratio.sqrt();
                 canvas.cover((0.5 - side / 2.0, 0.5 - side / 2.0), (side, side));
-                fill
             }
-            Self::Boxes { count, size_min, size_max, fill } => {
+            Self::Boxes { count, size_min, size_max, .. } => {
                 for _ in 0..count {
                     let size = (noise.uniform(size_min, size_max), noise.uniform(size_min, size_max));
                     let corner = (noise.unit() * (1.0 - size.0), noise.unit() * (1.0 - size.1));
                     canvas.cover(corner, size);
                 }
-                fill
             }
-            Self::Lines { count, thickness, fill } => {
+            Self::Lines { count, thickness, .. } => {
                 for _ in 0..count {
                     let (from, to) = (canvas.any_point(noise), canvas.any_point(noise));
                     canvas.stroke(from, to, thickness / 2.0);
                 }
-                fill
             }
-            Self::Polyline { count, vertices, thickness, fill } => {
+            Self::Polyline { count, vertices, thickness, .. } => {
                 for _ in 0..count {
                     let mut from = canvas.any_point(noise);
                     for _ in 1..vertices {
@@ -126,38 +178,40 @@ impl Degradation for Mask {
                         from = to;
                     }
                 }
-                fill
             }
-            Self::Brush { count, vertices, thickness, fill } => {
+            Self::Brush { count, vertices, thickness, .. } => {
                 for _ in 0..count {
                     canvas.brush(vertices, thickness / 2.0, noise);
                 }
-                fill
             }
-        };
-        canvas.put(fill, image, noise);
-        Ok(())
+        }
     }
 }
 
-/// Which pixels are covered, `[H, W]`.
-struct Canvas {
-    covered: Vec<bool>,
+/// What shapes are drawn on.
+struct Canvas<'a> {
+    cover: &'a mut dyn FnMut(Range<usize>),
     w: usize,
     h: usize,
 }
 
-impl Canvas {
+impl Canvas<'_> {
     fn grid(&mut self, cell: usize, ratio: f64, noise: &mut Stream) {
         let threshold = (ratio * 4_294_967_296.0) as u64;
         let mut words = vec![0u32; self.w.div_ceil(cell)];
-        for strip in self.covered.chunks_mut(cell * self.w) {
+        for top in (0..self.h).step_by(cell) {
             noise.fill_u32(&mut words);
-            let (first, others) = strip.split_at_mut(self.w);
-            for (cells, word) in first.chunks_mut(cell).zip(&words) {
-                cells.fill(u64::from(*word) < threshold);
+            let rows = top..(top + cell).min(self.h);
+            // Covered cells side by side are covered at once.
+            let mut next = 0;
+            while let Some(free) = words[next..].iter().position(|word| u64::from(*word) < threshold) {
+                let from = next + free;
+                let rest = &words[from..];
+                next = from + rest.iter().position(|word| u64::from(*word) >= threshold).unwrap_or(rest.len());
+                for y in rows.clone() {
+                    (self.cover)(y * self.w + from * cell..y * self.w + (next * cell).min(self.w));
+                }
             }
-            others.chunks_exact_mut(self.w).for_each(|row| row.copy_from_slice(first));
         }
     }
 
@@ -168,8 +222,8 @@ impl Canvas {
             place(from)..place(from + length)
         };
         let (rows, columns) = (span(corner.1, size.1, self.h), span(corner.0, size.0, self.w));
-        for row in self.covered.chunks_exact_mut(self.w).take(rows.end).skip(rows.start) {
-            row[columns.clone()].fill(true);
+        for y in rows {
+            (self.cover)(y * self.w + columns.start..y * self.w + columns.end);
         }
     }
 
@@ -200,6 +254,7 @@ impl Canvas {
         let length = (dx * dx + dy * dy).sqrt();
         let (nx, ny) = if length > 0.0 { (-dy / length * radius, dx / length * radius) } else { (0.0, 0.0) };
         let corners = [(a.0 + nx, a.1 + ny), (b.0 + nx, b.1 + ny), (b.0 - nx, b.1 - ny), (a.0 - nx, a.1 - ny)];
+        let sides = [0, 1, 2, 3].map(|i| (corners[i], corners[(i + 1) % 4]));
         let top = (a.1.min(b.1) - radius - 0.5).ceil().max(0.0) as usize;
         let bottom = (a.1.max(b.1) + radius - 0.5).floor();
         for y in top..self.h {
@@ -208,76 +263,45 @@ impl Canvas {
                 break;
             }
             let (mut left, mut right) = (f64::MAX, f64::MIN);
-            let mut reach = |from: f64, to: f64| (left, right) = (left.min(from), right.max(to));
+            let mut reach = |from: f64, to: f64| {
+                left = if from < left { from } else { left };
+                right = if to > right { to } else { right };
+            };
             for (x, centre) in [a, b] {
                 let rest = radius * radius - (middle - centre) * (middle - centre);
                 if rest >= 0.0 {
                     reach(x - rest.sqrt(), x + rest.sqrt());
                 }
             }
-            for (p, q) in corners.into_iter().zip(corners.into_iter().cycle().skip(1)) {
-                if (p.1.min(q.1)..=p.1.max(q.1)).contains(&middle) && p.1 != q.1 {
+            for (p, q) in sides {
+                let (above, below) = if p.1 < q.1 { (p.1, q.1) } else { (q.1, p.1) };
+                if above <= middle && middle <= below && p.1 != q.1 {
                     let x = p.0 + (q.0 - p.0) * ((middle - p.1) / (q.1 - p.1));
                     reach(x, x);
                 }
             }
-            let from = (left - 0.5).ceil().max(0.0) as usize;
-            let to = (right + 0.5).floor().clamp(0.0, self.w as f64) as usize;
-            if from < to {
-                self.covered[y * self.w + from..y * self.w + to].fill(true);
-            }
-        }
-    }
-
-    fn put(&self, fill: Fill, image: &mut Pixels, noise: &mut Stream) {
-        match (fill, &mut *image) {
-            (Fill::Level(level), Pixels::Levels(image)) if level.fract() == 0.0 => {
-                self.fill(Arc::make_mut(image).pixels_mut(), [level as u8; 3]);
-            }
-            (Fill::Level(level), _) => {
-                for channel in 0..3 {
-                    self.fill(image.planes().plane_mut(channel), (level / 255.0) as f32);
-                }
-            }
-            (Fill::Word(FillWord::Mean), _) => {
-                for channel in 0..3 {
-                    let plane = image.planes().plane_mut(channel);
-                    let sum: f64 = plane.iter().map(|v| f64::from(*v)).sum();
-                    let mean = (sum / plane.len() as f64) as f32;
-                    self.fill(plane, mean);
-                }
-            }
-            (Fill::Word(FillWord::Noise), _) => {
-                let mut words = vec![0u32; self.w];
-                for channel in 0..3 {
-                    let plane = image.planes().plane_mut(channel);
-                    for (row, covered) in plane.chunks_exact_mut(self.w).zip(self.covered.chunks_exact(self.w)) {
-                        noise.fill_u32(&mut words);
-                        for ((value, covered), word) in row.iter_mut().zip(covered).zip(&words) {
-                            *value = if *covered { (word >> 8) as f32 / 16_777_216.0 } else { *value };
-                        }
-                    }
+            if left <= right {
+                let from = up(left - 0.5).max(0) as usize;
+                let to = (down(right + 0.5).max(0) as usize).min(self.w);
+                if from < to {
+                    (self.cover)(y * self.w + from..y * self.w + to);
                 }
             }
         }
-    }
-
-    /// Puts `fill` wherever a pixel is covered.
-    fn fill<T: Copy>(&self, pixels: &mut [T], fill: T) {
-        let (runs, rest) = pixels.as_chunks_mut::<RUN>();
-        let (covered_runs, covered_rest) = self.covered.as_chunks::<RUN>();
-        for (run, covered) in runs.iter_mut().zip(covered_runs) {
-            // Most runs are covered not at all.
-            if *covered != [false; RUN] {
-                put(run, covered, fill);
-            }
-        }
-        put(rest, covered_rest, fill);
     }
 }
 
-fn put<T: Copy>(pixels: &mut [T], covered: &[bool], fill: T) {
-    for (pixel, covered) in pixels.iter_mut().zip(covered) {
-        *pixel = if *covered { fill } else { *pixel };
-    }
+/// The least whole number that is not below `x`, which is far from the limits. (Elsewhere than in the newest processors
+/// `f64::ceil` is a function of the C library.)
+#[inline(always)]
+fn up(x: f64) -> i64 {
+    let whole = x as i64;
+    whole + i64::from(x > whole as f64)
+}
+
+/// The greatest whole number that is not above `x`.
+#[inline(always)]
+fn down(x: f64) -> i64 {
+    let whole = x as i64;
+    whole - i64::from(x < whole as f64)
 }

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::image::{Pixels, Size};
 use crate::stream::Stream;
-use crate::vectors::vectorised;
+use crate::vectors::{SIDE, transpose, vectorised};
 
 use super::Degradation;
 use super::maths;
@@ -16,7 +16,7 @@ use super::spec::{Kind, Param, Spec};
 
 const LANES: usize = 32;
 /// Rows that are resampled side by side.
-const TALL: usize = 16;
+const TALL: usize = SIDE;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -62,10 +62,11 @@ impl Degradation for Resample {
         for channel in 0..3 {
             let plane = image.planes().plane_mut(channel);
             // Columns first on the way down and last on the way up: they are the faster, and so have more to do.
-            let low = shrink.1.columns(plane, w);
+            let mut low = vec![0.0; sh * w];
+            shrink.1.columns(plane, &mut low, w);
             let little = shrink.0.rows(&low, w);
             let wide = grow.0.rows(&little, sw);
-            plane.copy_from_slice(&grow.1.columns(&wide, w));
+            grow.1.columns(&wide, plane, w);
         }
         Ok(())
     }
@@ -114,34 +115,47 @@ impl Kernel {
     }
 
     /// Resamples each column of rows of `width` values.
-    fn columns(&self, plane: &[f32], width: usize) -> Vec<f32> {
-        let mut out = vec![0.0; self.spans.len() * width];
+    fn columns(&self, plane: &[f32], out: &mut [f32], width: usize) {
         for (out, (first, start, end)) in out.chunks_exact_mut(width).zip(&self.spans) {
             let weights = &self.weights[*start..*end];
             sum_rows(&plane[first * width..(first + weights.len()) * width], weights, out);
         }
-        out
     }
 }
 
 vectorised! {
     /// Resamples up to [`TALL`] rows of `width` values: laid on their side, so that they are computed side by side.
     fn sum_columns(rows: &[f32], width: usize, spans: &[(usize, usize, usize)], weights: &[f32], out: &mut [f32]) {
+        let all = spans.len();
         let mut columns = vec![[0.0; TALL]; width];
+        let (squares, rest) = columns.as_chunks_mut::<SIDE>();
+        let [mut square, mut spare] = [[0.0; SIDE * SIDE]; 2];
+        for (i, columns) in squares.iter_mut().enumerate() {
+            for (line, row) in square.as_chunks_mut().0.iter_mut().zip(rows.chunks_exact(width)) {
+                *line = row.as_chunks::<SIDE>().0[i];
+            }
+            transpose(&mut square, &mut spare);
+            columns.copy_from_slice(square.as_chunks().0);
+        }
+        let done = width - rest.len();
         for (y, row) in rows.chunks_exact(width).enumerate() {
-            for (column, value) in columns.iter_mut().zip(row) {
+            for (column, value) in rest.iter_mut().zip(&row[done..]) {
                 column[y] = *value;
             }
         }
-        for (x, &(first, start, end)) in spans.iter().enumerate() {
-            let mut sum = [0.0; TALL];
-            for (weight, column) in weights[start..end].iter().zip(&columns[first..]) {
-                for (sum, value) in sum.iter_mut().zip(column) {
-                    *sum += weight * value;
+        for (run, spans) in spans.chunks(SIDE).enumerate() {
+            for (sum, &(first, start, end)) in square.as_chunks_mut().0.iter_mut().zip(spans) {
+                let mut sums = [0.0; TALL];
+                for (weight, column) in weights[start..end].iter().zip(&columns[first..]) {
+                    for (sum, value) in sums.iter_mut().zip(column) {
+                        *sum += weight * value;
+                    }
                 }
+                *sum = sums;
             }
-            for (row, sum) in out.chunks_exact_mut(spans.len()).zip(sum) {
-                row[x] = sum;
+            transpose(&mut square, &mut spare);
+            for (row, line) in out.chunks_exact_mut(all).zip(square.as_chunks::<SIDE>().0) {
+                row[run * SIDE..][..spans.len()].copy_from_slice(&line[..spans.len()]);
             }
         }
     }

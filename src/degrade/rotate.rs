@@ -1,14 +1,16 @@
 //! Rotation about the image's middle. Multiples of 90 degrees move pixels and change none; width and height change places.
 //! Other angles resample: nearest, bilinear, or bicubic (a = −½), pixels at half-integer places, `fill` outside.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
-use crate::image::{Pixels, Planes, Size};
+use crate::image::orient::Turn;
+use crate::image::{Image, Pixels, Planes, Size};
 use crate::stream::Stream;
 use crate::vectors::vectorised;
 
 use super::Degradation;
-use super::flip::{Move, moved};
 use super::maths;
 use super::spec::{Kind, Param, Spec};
 
@@ -69,20 +71,21 @@ impl Degradation for Rotate {
     fn apply(&self, image: &mut Pixels, _: &mut Stream) -> Result<(), String> {
         let quarters = self.angle / 90.0;
         if quarters.fract() != 0.0 {
-            *image = Pixels::Fractions(self.resampled(image)?);
+            *image = self.resampled(image)?;
             return Ok(());
         }
         match quarters.rem_euclid(4.0) as u32 {
-            1 => moved(image, Move::Right),
-            2 => moved(image, Move::Half),
-            3 => moved(image, Move::Left),
-            _ => Ok(()),
+            1 => image.turn(Turn::Rotate90),
+            2 => image.turn(Turn::Rotate180),
+            3 => image.turn(Turn::Rotate270),
+            _ => {}
         }
+        Ok(())
     }
 }
 
 impl Rotate {
-    fn resampled(&self, image: &Pixels) -> Result<Planes, String> {
+    fn resampled(&self, image: &Pixels) -> Result<Pixels, String> {
         let (sin, cos) = maths::sin_cos_degrees(self.angle);
         let size = image.size();
         let (w, h) = (f64::from(size.width), f64::from(size.height));
@@ -100,11 +103,16 @@ impl Rotate {
         }
         let to = Size::new(wide as u32, high as u32);
         let turned = Turned { sin, cos, from: size, to, fill: (self.fill / 255.0) as f32 };
-        match self.filter {
-            Filter::Nearest => turned.sample::<1>(image),
-            Filter::Bilinear => turned.sample::<2>(image),
-            Filter::Bicubic => turned.sample::<4>(image),
-        }
+        let planes = match (self.filter, image) {
+            // Levels stay levels: as fractions and back, rounded or cut, each is the same again.
+            (Filter::Nearest, Pixels::Levels(image)) if self.fill.fract() == 0.0 => {
+                return turned.nearest(image, self.fill as u8).map(|image| Pixels::Levels(Arc::new(image)));
+            }
+            (Filter::Nearest, _) => turned.sample::<1>(image),
+            (Filter::Bilinear, _) => turned.sample::<2>(image),
+            (Filter::Bicubic, _) => turned.sample::<4>(image),
+        };
+        planes.map(Pixels::Fractions)
     }
 }
 
@@ -159,7 +167,61 @@ impl Turned {
                 }
             }
         }
-        Planes::from_data(self.to, data).ok_or_else(|| "the turned image has a wrong size".into())
+        Planes::from_data(self.to, data).ok_or_else(|| WRONG_SIZE.into())
+    }
+
+    /// What [`Self::sample`] makes of the nearest pixels, in levels.
+    fn nearest(&self, image: &Image, fill: u8) -> Result<Image, String> {
+        let [w, h] = [self.from.width, self.from.height];
+        let pixels = image.pixels();
+        let mut data = vec![fill; self.to.pixels() * 3];
+        let rows = data.as_chunks_mut().0.chunks_exact_mut(self.to.width as usize);
+        let steps = [self.cos, -self.sin]
+            .map(|slope| std::array::from_fn(|i| (slope * i as f64 * f64::from(UNIT)).round() as i32) as [i32; RUN]);
+        let [mut columns, mut lines] = [[0; RUN]; 2];
+        for (y, row) in rows.enumerate() {
+            let dy = y as f64 + 0.5 - f64::from(self.to.height) / 2.0;
+            for (run, from) in row.chunks_mut(RUN).zip((0..).step_by(RUN)) {
+                let dx = f64::from(from) + 0.5 - f64::from(self.to.width) / 2.0;
+                step(dx, [self.cos, self.sin * dy, f64::from(w) / 2.0], &steps[0], &mut columns);
+                step(dx, [-self.sin, self.cos * dy, f64::from(h) / 2.0], &steps[1], &mut lines);
+                // A negative one is too great, seen as unsigned.
+                let inside = |i: usize| (columns[i] as u32) < w && (lines[i] as u32) < h;
+                // Both grow or shrink along the run: inside at both ends is inside.
+                if inside(0) && inside(run.len() - 1) {
+                    for ((to, x), y) in run.iter_mut().zip(&columns).zip(&lines) {
+                        *to = pixels[*y as usize * w as usize + *x as usize];
+                    }
+                } else {
+                    for (i, to) in run.iter_mut().enumerate().filter(|(i, _)| inside(*i)) {
+                        *to = pixels[lines[i] as usize * w as usize + columns[i] as usize];
+                    }
+                }
+            }
+        }
+        Image::from_rgb(self.to, data).ok_or_else(|| WRONG_SIZE.into())
+    }
+}
+
+const WRONG_SIZE: &str = "the turned image has a wrong size";
+
+/// What 1 is in the whole numbers by which [`step`] goes along a run, and what these may be wrong by.
+const UNIT: i32 = 1 << 24;
+const DOUBT: i32 = 4;
+
+/// The nearest pixels of a run on one axis (see [`along`]), by whole numbers: `steps` is how far from the first each of them
+/// lies, in units of 2^-24. Where that is too near to the border of two pixels to tell, all are found as elsewhere.
+fn step(dx: f64, line: [f64; 3], steps: &[i32; RUN], nearest: &mut [i32; RUN]) {
+    let [slope, rest, middle] = line;
+    let first = slope * dx + rest + middle - 0.5;
+    let below = floor(first + 0.5);
+    let beyond = ((first + 0.5 - below) * f64::from(UNIT)) as i32;
+    if !step_all(whole(below), beyond, steps, nearest) {
+        let mut places = [0.0; RUN];
+        along(dx, line, &mut places);
+        for (nearest, place) in nearest.iter_mut().zip(places) {
+            *nearest = whole(floor(place + 0.5));
+        }
     }
 }
 
@@ -177,29 +239,41 @@ impl Bordered {
     fn new(image: &Pixels, border: usize, fill: f32) -> Self {
         let (w, h) = (image.size().width as usize, image.size().height as usize);
         let (width, height) = (w + 2 * border, h + 2 * border);
-        let mut pixels = vec![[fill; 4]; width * height];
-        for (y, row) in pixels.chunks_exact_mut(width).skip(border).take(h).enumerate() {
-            let row = &mut row[border..border + w];
+        // Appended, not written over `fill`: that would take as long again.
+        let mut pixels = Vec::with_capacity(width * height);
+        for y in 0..h {
+            // The border above, or what is left of the row above, then this row's on the left.
+            pixels.resize((y + border) * width + border, [fill; 4]);
             match image {
-                Pixels::Levels(image) => widen(&image.pixels()[y * w..(y + 1) * w], row),
+                Pixels::Levels(image) => widen(&image.pixels()[y * w..(y + 1) * w], &mut pixels),
                 Pixels::Fractions(planes) => {
                     let [r, g, b] = [0, 1, 2].map(|channel| &planes.plane(channel)[y * w..(y + 1) * w]);
-                    for (((pixel, r), g), b) in row.iter_mut().zip(r).zip(g).zip(b) {
-                        *pixel = [*r, *g, *b, 0.0];
-                    }
+                    pixels.extend(r.iter().zip(g).zip(b).map(|((r, g), b)| [*r, *g, *b, 0.0]));
                 }
             }
         }
+        pixels.resize(width * height, [fill; 4]);
         Self { pixels, border, width, height, fill }
     }
 }
 
 vectorised! {
     /// Levels as fractions.
-    fn widen(levels: &[[u8; 3]], pixels: &mut [[f32; 4]]) {
-        for (pixel, [r, g, b]) in pixels.iter_mut().zip(levels) {
-            *pixel = [f32::from(*r) / 255.0, f32::from(*g) / 255.0, f32::from(*b) / 255.0, 0.0];
+    fn widen(levels: &[[u8; 3]], pixels: &mut Vec<[f32; 4]>) {
+        pixels.extend(
+            levels.iter().map(|[r, g, b]| [f32::from(*r) / 255.0, f32::from(*g) / 255.0, f32::from(*b) / 255.0, 0.0]),
+        );
+    }
+
+    /// `below` and as many whole units as there are in `beyond` plus each of `steps`; false where that is in doubt.
+    fn step_all(below: i32, beyond: i32, steps: &[i32; RUN], nearest: &mut [i32; RUN]) -> bool {
+        let mut doubt = 0;
+        for (nearest, step) in nearest.iter_mut().zip(steps) {
+            let place = beyond + step;
+            *nearest = below + place.div_euclid(UNIT);
+            doubt |= i32::from((place + DOUBT) & (UNIT - 1) < 2 * DOUBT);
         }
+        doubt == 0
     }
 
     /// The places of a run on one axis: `slope` times the distance from the middle, which is `dx` and grows by 1, plus `rest`
@@ -290,4 +364,27 @@ fn floor(x: f64) -> f64 {
 #[inline(always)]
 fn whole(x: f64) -> i32 {
     (x + WHOLE).to_bits() as i32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_nearest_levels_are_the_nearest_fractions() {
+        for (w, h) in [(1, 1), (3, 200), (130, 67)] {
+            let image = Image::from_fn(Size::new(w, h), |x, y| [x as u8, y as u8, (x * 3 + y * 5) as u8]);
+            for angle in [0.25, 30.0, 45.0, 60.0, 89.9, 135.0, 211.0, 300.0, -17.0] {
+                for expand in [false, true] {
+                    let turn = Rotate { angle, filter: Filter::Nearest, expand, fill: 77.0 };
+                    let [levels, fractions] =
+                        [Pixels::Levels(Arc::new(image.clone())), Pixels::Fractions(Planes::from_image(&image))]
+                            .map(|pixels| turn.resampled(&pixels).unwrap());
+                    assert!(matches!(levels, Pixels::Levels(_)) && matches!(fractions, Pixels::Fractions(_)));
+                    let how = crate::image::Rounding::Trunc;
+                    assert!(levels.into_image(how) == fractions.into_image(how), "{w}x{h} by {angle}, {expand}");
+                }
+            }
+        }
+    }
 }

@@ -206,7 +206,37 @@ vectorised! {
                 *pixel = [*r, *g, *b];
             }
         }
+    } => avx2 {
+        use crate::vectors::{Shuffle, shuffle, shuffle_of};
+        const WOVEN: Shuffle = shuffle_of(woven());
+        let (r, rest) = planes.split_at(pixels.len());
+        let (g, b) = rest.split_at(pixels.len());
+        let mut levels = [[0; RUN]; 3];
+        for (((pixels, r), g), b) in pixels.chunks_mut(RUN).zip(r.chunks(RUN)).zip(g.chunks(RUN)).zip(b.chunks(RUN)) {
+            let [red, green, blue] = &mut levels;
+            narrow(r, offset, red);
+            narrow(g, offset, green);
+            narrow(b, offset, blue);
+            let [red, green, blue] = [red, green, blue].map(|levels| levels.as_chunks::<16>().0);
+            let mut all = [[[0; 3]; 16]; RUN / 16];
+            for (((pixels, r), g), b) in all.iter_mut().zip(red).zip(green).zip(blue) {
+                *pixels = bytemuck::cast(shuffle(bytemuck::cast([*r, *g, *b]), &WOVEN));
+            }
+            pixels.copy_from_slice(&all.as_flattened()[..pixels.len()]);
+        }
     }
+}
+
+/// Where the bytes of sixteen pixels come from in those of three channels, one after the other.
+#[cfg(target_arch = "x86_64")]
+const fn woven() -> [u8; 48] {
+    let mut from = [0; 48];
+    let mut to = 0;
+    while to < 48 {
+        from[to as usize] = to % 3 * 16 + to / 3;
+        to += 1;
+    }
+    from
 }
 
 /// Pixels that are narrowed at once.

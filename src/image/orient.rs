@@ -1,6 +1,9 @@
 //! Exact quarter turns and mirrorings: pixels move, none changes.
 
-use super::{Image, Size};
+use std::sync::Arc;
+
+use super::{Image, Pixels, Planes, Size};
+use crate::vectors::vectorised;
 
 /// The eight ways to lay a rectangle on itself, in the order of EXIF's orientation tag, 1 to 8: what has to be *done* to
 /// the stored pixels.
@@ -49,8 +52,190 @@ impl Turn {
     }
 }
 
-/// Output pixels that are moved row by row before going on to the right: what a column of the source touches stays cached.
-const TILE: usize = 64;
+/// What is moved: a pixel, or one channel's value.
+pub(crate) trait Cell: Copy + Default {
+    /// `from` backwards.
+    fn reverse(from: &[Self], to: &mut [Self]) {
+        to.iter_mut().zip(from.iter().rev()).for_each(|(to, from)| *to = *from);
+    }
+
+    /// Stands the columns of `rows`, all of one width, on their side, from column `done` on: column `x` goes to
+    /// `to[place(x)..]`.
+    fn stand(rows: &[&[Self]; BAND], done: usize, place: Place, to: &mut [Self]) {
+        for x in done..rows[0].len() {
+            for (to, row) in to[place.of(x)..][..BAND].iter_mut().zip(rows) {
+                *to = row[x];
+            }
+        }
+    }
+}
+
+impl Cell for f32 {}
+
+impl Cell for [u8; 3] {
+    fn reverse(from: &[Self], to: &mut [Self]) {
+        reverse_pixels(from, to);
+    }
+
+    fn stand(rows: &[&[Self]; BAND], done: usize, place: Place, to: &mut [Self]) {
+        let done = done + stand_pixels(rows, place, to.as_flattened_mut());
+        for x in done..rows[0].len() {
+            for (to, row) in to[place.of(x)..][..BAND].iter_mut().zip(rows) {
+                *to = row[x];
+            }
+        }
+    }
+}
+
+/// Rows whose columns are stood on their side together.
+const BAND: usize = 16;
+
+/// Where columns go.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    first: usize,
+    /// From a column's place to the next one's.
+    step: isize,
+}
+
+impl Place {
+    #[inline(always)]
+    fn of(self, x: usize) -> usize {
+        self.first.wrapping_add_signed(self.step * x as isize)
+    }
+}
+
+/// `from`, in rows of `width`, after `turn`.
+pub(crate) fn turned<T: Cell>(from: &[T], width: usize, turn: Turn) -> Vec<T> {
+    let rows = from.chunks_exact(width);
+    // Appended, not written over zeros: those would take as long again.
+    let mut to = Vec::with_capacity(from.len());
+    let mut line = vec![T::default(); width];
+    let mut mirrored = |row: &[T], to: &mut Vec<T>| {
+        T::reverse(row, &mut line);
+        to.extend_from_slice(&line);
+    };
+    match turn {
+        Turn::None => to.extend_from_slice(from),
+        Turn::FlipVertical => rows.rev().for_each(|row| to.extend_from_slice(row)),
+        Turn::FlipHorizontal => rows.for_each(|row| mirrored(row, &mut to)),
+        Turn::Rotate180 => rows.rev().for_each(|row| mirrored(row, &mut to)),
+        Turn::Transpose => return stood(from, width, false, false),
+        Turn::Rotate90 => return stood(from, width, true, false),
+        Turn::Rotate270 => return stood(from, width, false, true),
+        Turn::Transverse => return stood(from, width, true, true),
+    }
+    to
+}
+
+/// Columns become rows: read `upwards` or downwards, the `last` one first or the first.
+fn stood<T: Cell>(from: &[T], width: usize, upwards: bool, last: bool) -> Vec<T> {
+    let height = from.len() / width;
+    let mut to = vec![T::default(); from.len()];
+    let place = |at: usize| match last {
+        false => Place { first: at, step: height as isize },
+        true => Place { first: at + (width - 1) * height, step: -(height as isize) },
+    };
+    let bands = height / BAND;
+    for band in 0..bands {
+        let top = band * BAND;
+        let rows = std::array::from_fn(|i| {
+            let y = if upwards { height - 1 - top - i } else { top + i };
+            &from[y * width..(y + 1) * width]
+        });
+        T::stand(&rows, 0, place(top), &mut to);
+    }
+    for at in bands * BAND..height {
+        let y = if upwards { height - 1 - at } else { at };
+        for (x, cell) in from[y * width..(y + 1) * width].iter().enumerate() {
+            to[place(at).of(x)] = *cell;
+        }
+    }
+    to
+}
+
+vectorised! {
+    /// Five pixels at a time, and a byte that the next five overwrite.
+    fn reverse_pixels(from: &[[u8; 3]], to: &mut [[u8; 3]]) {
+        const STEP: usize = 15;
+        let (from, to) = (from.as_flattened(), to.as_flattened_mut());
+        let mut done = 0;
+        while let Some(p) = from[..from.len() - done].last_chunk::<16>() {
+            let five = [p[13], p[14], p[15], p[10], p[11], p[12], p[7], p[8], p[9], p[4], p[5], p[6], p[1], p[2], p[3], p[0]];
+            to[done..done + 16].copy_from_slice(&five);
+            done += STEP;
+        }
+        let rest = from.len() - done;
+        for (to, from) in to[done..].as_chunks_mut::<3>().0.iter_mut().zip(from[..rest].as_chunks().0.iter().rev()) {
+            *to = *from;
+        }
+    } => avx2 {
+        use crate::vectors::{Shuffle, shuffle, shuffle_of};
+        const BACKWARDS: Shuffle = shuffle_of(backwards());
+        let (rest, blocks) = from.as_rchunks::<16>();
+        let (blocks_to, rest_to) = to.as_chunks_mut::<16>();
+        for (to, from) in blocks_to.iter_mut().zip(blocks.iter().rev()) {
+            *to = bytemuck::cast(shuffle(bytemuck::cast(*from), &BACKWARDS));
+        }
+        for (to, from) in rest_to.iter_mut().zip(rest.iter().rev()) {
+            *to = *from;
+        }
+    }
+
+    /// How many columns it stood on their side.
+    fn stand_pixels(rows: &[&[[u8; 3]]; BAND], place: Place, to: &mut [u8]) -> usize {
+        let _ = (rows, place, to);
+        0
+    } => avx2 {
+        // Four pixels of four rows as four words each, words transposed, and three bytes of each kept.
+        use std::arch::x86_64::{
+            __m128i, _mm_setr_epi8, _mm_shuffle_epi8, _mm_unpackhi_epi32, _mm_unpackhi_epi64, _mm_unpacklo_epi32,
+            _mm_unpacklo_epi64,
+        };
+        let widen = _mm_setr_epi8(0, 1, 2, -1, 3, 4, 5, -1, 6, 7, 8, -1, 9, 10, 11, -1);
+        let narrow = _mm_setr_epi8(0, 1, 2, 4, 5, 6, 8, 9, 10, 12, 13, 14, -1, -1, -1, -1);
+        let rows: [&[u8]; BAND] = rows.map(<[_]>::as_flattened);
+        // What is loaded reaches four bytes further.
+        let columns = (rows[0].len().saturating_sub(4) / 12) * 4;
+        for x in (0..columns).step_by(4) {
+            let mut columns = [[[0u8; 12]; 4]; 4];
+            for (quarter, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
+                let [a, b, c, d] = rows.map(|row| {
+                    let bytes: __m128i = bytemuck::pod_read_unaligned(&row[x * 3..x * 3 + 16]);
+                    _mm_shuffle_epi8(bytes, widen)
+                });
+                let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
+                let (ab_right, cd_right) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
+                let stood = [
+                    _mm_unpacklo_epi64(ab, cd),
+                    _mm_unpackhi_epi64(ab, cd),
+                    _mm_unpacklo_epi64(ab_right, cd_right),
+                    _mm_unpackhi_epi64(ab_right, cd_right),
+                ];
+                for (column, words) in columns.iter_mut().zip(stood) {
+                    let bytes: [u8; 16] = bytemuck::cast(_mm_shuffle_epi8(words, narrow));
+                    column[quarter].copy_from_slice(&bytes[..12]);
+                }
+            }
+            for (j, column) in columns.iter().enumerate() {
+                to[place.of(x + j) * 3..][..BAND * 3].copy_from_slice(column.as_flattened());
+            }
+        }
+        columns
+    }
+}
+
+/// Where the bytes of sixteen pixels come from when these stand backwards.
+#[cfg(target_arch = "x86_64")]
+const fn backwards() -> [u8; 48] {
+    let mut from = [0; 48];
+    let mut to = 0;
+    while to < 48 {
+        from[to as usize] = 45 - to / 3 * 3 + to % 3;
+        to += 1;
+    }
+    from
+}
 
 impl Image {
     /// The image after `turn`.
@@ -58,33 +243,8 @@ impl Image {
         if turn == Turn::None {
             return self;
         }
-        let (w, h) = (self.width() as usize, self.height() as usize);
-        // The source pixel of the output's upper left, then the steps to those of its right and its lower neighbour.
-        let (last_x, last_y, down) = (w - 1, (h - 1) * w, w as isize);
-        let (origin, right, below) = match turn {
-            Turn::None => (0, 1, down),
-            Turn::FlipHorizontal => (last_x, -1, down),
-            Turn::Rotate180 => (last_y + last_x, -1, -down),
-            Turn::FlipVertical => (last_y, 1, -down),
-            Turn::Transpose => (0, down, 1),
-            Turn::Rotate90 => (last_y, -down, 1),
-            Turn::Transverse => (last_y + last_x, -down, -1),
-            Turn::Rotate270 => (last_x, down, -1),
-        };
-        let size = turn.size(self.size);
-        let width = size.width as usize;
-        let source = self.data.as_chunks::<3>().0;
-        let mut data = vec![0; self.data.len()];
-        for from in (0..width).step_by(TILE) {
-            for (y, row) in data.as_chunks_mut::<3>().0.chunks_exact_mut(width).enumerate() {
-                let mut at = origin as isize + y as isize * below + from as isize * right;
-                for pixel in row[from..].iter_mut().take(TILE) {
-                    *pixel = source[at as usize];
-                    at += right;
-                }
-            }
-        }
-        Self { size, data }
+        let data = turned(self.pixels(), self.width() as usize, turn).into_flattened();
+        Self { size: turn.size(self.size), data }
     }
 
     /// The image as EXIF orientation `exif` (tag 0x0112) wants it seen; any value but 2 to 8 changes nothing.
@@ -93,8 +253,27 @@ impl Image {
     }
 }
 
+impl Pixels {
+    /// Moves the pixels, whatever they are.
+    pub(crate) fn turn(&mut self, turn: Turn) {
+        let width = self.size().width as usize;
+        let size = turn.size(self.size());
+        *self = match self {
+            Self::Levels(image) => {
+                let data = turned(image.pixels(), width, turn).into_flattened();
+                Self::Levels(Arc::new(Image { size, data }))
+            }
+            Self::Fractions(planes) => {
+                let data = (0..3).flat_map(|channel| turned(planes.plane(channel), width, turn)).collect();
+                Self::Fractions(Planes { size, data })
+            }
+        };
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use super::super::Rounding;
     use super::*;
 
     /// A, B above C, D above E, F: two wide, three tall.
@@ -139,6 +318,44 @@ mod tests {
         assert_eq!(half.turned(Turn::Rotate90), image.clone().turned(Turn::Rotate270));
         for turn in [Turn::FlipHorizontal, Turn::FlipVertical, Turn::Transpose, Turn::Transverse, Turn::Rotate180] {
             assert_eq!(image.clone().turned(turn).turned(turn), image, "{turn:?} twice");
+        }
+    }
+
+    /// Every turn by its meaning, at sizes around those that are moved together.
+    #[test]
+    fn all_turns_of_levels_and_fractions_are_plain_moves() {
+        let turns = [
+            Turn::None,
+            Turn::FlipHorizontal,
+            Turn::Rotate180,
+            Turn::FlipVertical,
+            Turn::Transpose,
+            Turn::Rotate90,
+            Turn::Transverse,
+            Turn::Rotate270,
+        ];
+        for (w, h) in [(1, 1), (1, 40), (40, 1), (5, 16), (6, 17), (16, 33), (37, 48), (64, 15), (83, 50)] {
+            let image = Image::from_fn(Size::new(w, h), |x, y| [x as u8, y as u8, (7 * x + 13 * y) as u8]);
+            for turn in turns {
+                let size = turn.size(image.size());
+                let expected = Image::from_fn(size, |x, y| {
+                    let (x, y) = match turn {
+                        Turn::None => (x, y),
+                        Turn::FlipHorizontal => (w - 1 - x, y),
+                        Turn::Rotate180 => (w - 1 - x, h - 1 - y),
+                        Turn::FlipVertical => (x, h - 1 - y),
+                        Turn::Transpose => (y, x),
+                        Turn::Rotate90 => (y, h - 1 - x),
+                        Turn::Transverse => (w - 1 - y, h - 1 - x),
+                        Turn::Rotate270 => (w - 1 - y, x),
+                    };
+                    image.pixel(x, y)
+                });
+                assert!(image.clone().turned(turn) == expected, "{turn:?} of {w}x{h}");
+                let mut planes = Pixels::Fractions(Planes::from_image(&image));
+                planes.turn(turn);
+                assert!(planes.into_image(Rounding::Round) == expected, "{turn:?} of {w}x{h}, as fractions");
+            }
         }
     }
 }

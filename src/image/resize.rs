@@ -18,7 +18,7 @@ use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use super::{Image, Size};
-use crate::vectors::vectorised;
+use crate::vectors::{SIDE, transpose, vectorised};
 
 /// The window that a new pixel is averaged with. Widths are in source pixels when enlarging; shrinking stretches them by
 /// the scale, which is the antialiasing.
@@ -82,8 +82,10 @@ fn sin_pi(x: f64) -> f64 {
 
 /// Fractional bits of a weight: 32, less 8 for the pixel, less 2 for sign and overshoot.
 const PRECISION: u32 = 22;
-/// Values computed at once.
-const LANES: usize = 16;
+/// Rows that lie side by side in the horizontal pass.
+const LANES: usize = SIDE;
+/// Values that the vertical pass computes at once.
+const WIDE: usize = 64;
 /// Bytes that the rows between the two passes may take before the image is done in vertical strips: they stay in a
 /// core's cache, and extreme sizes (1×60,000 to 60,000×60,001) need no more memory than this or one column.
 const BETWEEN: usize = 512 << 10;
@@ -131,58 +133,39 @@ impl Windows {
     }
 }
 
-/// The sum of `pixels · weights` for 16 values side by side, rounded and clipped.
+/// The sum of `pixels · weights` for N values side by side, rounded and clipped.
 #[inline(always)]
-fn weigh<'a>(taps: impl Iterator<Item = (&'a [u8; LANES], i32)>) -> [u8; LANES] {
-    let mut sum = [1i32 << (PRECISION - 1); LANES];
+fn weigh<'a, const N: usize>(taps: impl Iterator<Item = (&'a [u8; N], i32)>) -> [u8; N] {
+    let mut sum = [1i32 << (PRECISION - 1); N];
     for (pixels, weight) in taps {
-        for lane in 0..LANES {
+        for lane in 0..N {
             sum[lane] = sum[lane].wrapping_add(i32::from(pixels[lane]).wrapping_mul(weight));
         }
     }
-    let mut levels = [0; LANES];
+    let mut levels = [0; N];
     for (level, sum) in levels.iter_mut().zip(sum) {
         *level = (sum >> PRECISION).clamp(0, 255) as u8;
     }
     levels
 }
 
-/// The side of a square of bytes that is transposed at once, as eight 64-bit words.
-const SQUARE: usize = 8;
-
-/// Byte `j` of word `i` and byte `i` of word `j` change places: blocks of 1, then 2, then 4 bytes across the diagonal.
-#[inline(always)]
-fn transpose(words: &mut [u64; SQUARE]) {
-    for (distance, mask) in [(1, 0x00ff_00ff_00ff_00ff), (2, 0x0000_ffff_0000_ffff), (4, 0x0000_0000_ffff_ffff)] {
-        for i in (0..SQUARE).filter(|i| i & distance == 0) {
-            let both = ((words[i] >> (8 * distance)) ^ words[i + distance]) & mask;
-            words[i + distance] ^= both;
-            words[i] ^= both << (8 * distance);
-        }
-    }
-}
-
 /// Lays up to 16 rows, `stride` bytes apart, on their side: `columns[x][y]` becomes byte `x` of row `y`.
 #[inline(always)]
 fn stand(rows: &[u8], stride: usize, columns: &mut [[u8; LANES]]) {
     let width = columns.len();
-    for (half, rows) in rows.chunks(stride * SQUARE).enumerate() {
-        let (squares, rest) = columns.as_chunks_mut::<SQUARE>();
-        for (i, square) in squares.iter_mut().enumerate() {
-            let mut words = [0; SQUARE];
-            for (word, row) in words.iter_mut().zip(rows.chunks(stride)) {
-                *word = u64::from_le_bytes(row[..width].as_chunks().0[i]);
-            }
-            transpose(&mut words);
-            for (word, column) in words.iter().zip(square) {
-                column.as_chunks_mut().0[half] = word.to_le_bytes();
-            }
+    let (squares, rest) = columns.as_chunks_mut::<SIDE>();
+    let [mut square, mut spare] = [[0; SIDE * SIDE]; 2];
+    for (i, columns) in squares.iter_mut().enumerate() {
+        for (line, row) in square.as_chunks_mut().0.iter_mut().zip(rows.chunks(stride)) {
+            *line = row[..width].as_chunks::<SIDE>().0[i];
         }
-        let done = width - rest.len();
-        for (y, row) in rows.chunks(stride).enumerate() {
-            for (column, &byte) in rest.iter_mut().zip(&row[done..width]) {
-                column[half * SQUARE + y] = byte;
-            }
+        transpose(&mut square, &mut spare);
+        columns.copy_from_slice(square.as_chunks().0);
+    }
+    let done = width - rest.len();
+    for (y, row) in rows.chunks(stride).enumerate() {
+        for (column, &byte) in rest.iter_mut().zip(&row[done..width]) {
+            column[y] = byte;
         }
     }
 }
@@ -191,19 +174,18 @@ fn stand(rows: &[u8], stride: usize, columns: &mut [[u8; LANES]]) {
 #[inline(always)]
 fn lay(columns: &[[u8; LANES]], rows: &mut [u8], stride: usize) {
     let width = columns.len();
-    for (half, rows) in rows.chunks_mut(stride * SQUARE).enumerate() {
-        let (squares, rest) = columns.as_chunks::<SQUARE>();
-        for (i, square) in squares.iter().enumerate() {
-            let mut words = square.map(|column| u64::from_le_bytes(column.as_chunks().0[half]));
-            transpose(&mut words);
-            for (word, row) in words.iter().zip(rows.chunks_mut(stride)) {
-                row[..width].as_chunks_mut().0[i] = word.to_le_bytes();
-            }
+    let (squares, rest) = columns.as_chunks::<SIDE>();
+    let [mut square, mut spare] = [[0; SIDE * SIDE]; 2];
+    for (i, columns) in squares.iter().enumerate() {
+        square.copy_from_slice(columns.as_flattened());
+        transpose(&mut square, &mut spare);
+        for (line, row) in square.as_chunks().0.iter().zip(rows.chunks_mut(stride)) {
+            row[..width].as_chunks_mut::<SIDE>().0[i] = *line;
         }
-        for (y, row) in rows.chunks_mut(stride).enumerate() {
-            for (byte, column) in row[width - rest.len()..width].iter_mut().zip(rest) {
-                *byte = column[half * SQUARE + y];
-            }
+    }
+    for (y, row) in rows.chunks_mut(stride).enumerate() {
+        for (byte, column) in row[width - rest.len()..width].iter_mut().zip(rest) {
+            *byte = column[y];
         }
     }
 }
@@ -245,12 +227,12 @@ vectorised! {
                 continue;
             }
             let window = || rows.chunks(width).skip(first).zip(weights.iter().copied());
-            let (blocks, rest) = out[..width].as_chunks_mut::<LANES>();
+            let (blocks, rest) = out[..width].as_chunks_mut::<WIDE>();
             for (i, block) in blocks.iter_mut().enumerate() {
                 *block = weigh(window().map(|(row, weight)| (&row.as_chunks().0[i], weight)));
             }
             let done = width - rest.len();
-            let mut tail = vec![[0u8; LANES]; if rest.is_empty() { 0 } else { weights.len() }];
+            let mut tail = vec![[0u8; WIDE]; if rest.is_empty() { 0 } else { weights.len() }];
             for (lanes, (row, _)) in tail.iter_mut().zip(window()) {
                 lanes[..rest.len()].copy_from_slice(&row[done..]);
             }

@@ -36,19 +36,28 @@ pub(super) fn luma(pair: &Pair<'_>) -> f64 {
 vectorised! {
     /// The sum of squared differences of at most [`CHUNK`] values.
     fn squares(a: &[u8], b: &[u8]) -> u32 {
-        // Two products and their sum at once, for which CPUs have an instruction.
-        let mut sums = [0i32; 16];
+        a.iter().zip(b).map(|(a, b)| u32::from(a.abs_diff(*b)).pow(2)).sum()
+    } => avx2 {
+        // Two products and their sum at once.
+        use std::arch::x86_64::{
+            __m256i, _mm256_add_epi32, _mm256_madd_epi16, _mm256_or_si256, _mm256_setzero_si256, _mm256_subs_epu8,
+            _mm256_unpackhi_epi8, _mm256_unpacklo_epi8,
+        };
+        let zero = _mm256_setzero_si256();
+        let mut sums = [zero; 2];
         let (blocks, rest) = a.as_chunks::<32>();
         let (others, other_rest) = b.as_chunks::<32>();
         for (a, b) in blocks.iter().zip(others) {
-            for (lane, sum) in sums.iter_mut().enumerate() {
-                let even = i32::from(i16::from(a[2 * lane]) - i16::from(b[2 * lane]));
-                let odd = i32::from(i16::from(a[2 * lane + 1]) - i16::from(b[2 * lane + 1]));
-                *sum += even * even + odd * odd;
+            let [a, b]: [__m256i; 2] = [bytemuck::cast(*a), bytemuck::cast(*b)];
+            let apart = _mm256_or_si256(_mm256_subs_epu8(a, b), _mm256_subs_epu8(b, a));
+            let halves = [_mm256_unpacklo_epi8(apart, zero), _mm256_unpackhi_epi8(apart, zero)];
+            for (sum, half) in sums.iter_mut().zip(halves) {
+                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(half, half));
             }
         }
+        let sums: [u32; 8] = bytemuck::cast(_mm256_add_epi32(sums[0], sums[1]));
         let rest: u32 = rest.iter().zip(other_rest).map(|(a, b)| u32::from(a.abs_diff(*b)).pow(2)).sum();
-        sums.iter().sum::<i32>() as u32 + rest
+        sums.iter().sum::<u32>() + rest
     }
 
     /// The sum of squared differences in luma of at most [`CHUNK`] pixels: below 2^25 each, so a square is below 2^50 and
