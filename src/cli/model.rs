@@ -97,7 +97,7 @@ fn pair(text: &str) -> Result<(String, String), String> {
 /// Runs it. Exit code 2 if an inspected model is not sound.
 pub(crate) fn run(args: ModelArgs) -> Result<ExitCode> {
     match args.command {
-        Command::Pack(args) => pack(args),
+        Command::Pack(args) => pack(*args),
         Command::Inspect(args) => {
             let found = inspect(&ModelFolder::open(&args.folder)?, true);
             match args.json {
