@@ -103,8 +103,8 @@ fn a_wrong_unit_or_type_is_shown() {
     );
     refused(&format!("{BASE}run: {{ drain_s: -1 }}\n"), &[], &["p.yaml:3:17: the number `-1` is not a whole number"]);
     refused(&format!("{BASE}run: {{ drain_s: 1.5 }}\n"), &[], &["p.yaml:3:17:", "whole number"]);
-    refused(&format!("{BASE}run: {{ workers: many }}\n"), &[], &["p.yaml:3:17:", "auto or a number of threads"]);
-    refused(&format!("{BASE}run: {{ workers: 0 }}\n"), &[], &["p.yaml:3:17:", "auto or a number of threads"]);
+    refused(&format!("{BASE}run: {{ workers: many }}\n"), &[], &["p.yaml:3:17:", "auto or a number from 1 to 1024"]);
+    refused(&format!("{BASE}run: {{ workers: 0 }}\n"), &[], &["p.yaml:3:17:", "auto or a number from 1 to 1024"]);
     refused(&format!("{BASE}run: {{ log: loud }}\n"), &[], &["p.yaml:3:13: `loud` is not known here", "text, json"]);
     refused(&format!("{BASE}run: [1]\n"), &[], &["p.yaml:3:6: a list where a map of keys belongs"]);
     refused("sink: { dir: out }\n", &[], &["p.yaml:1:1: key `source` is missing"]);
@@ -267,7 +267,7 @@ fn combinations_that_cannot_work_are_refused_where_they_stand() {
     let sink = |keys: &str| format!("source: {{ folder: {{ path: photos }} }}\nsink:\n  dir: out\n{keys}");
     refused(&sink("  images: [target]\n"), &[], &["p.yaml:4:3:", "makes no `target`"]);
     refused(&sink("  encoding_of: { target: original }\n"), &[], &["p.yaml:4:3:", "`target` is not among"]);
-    refused(&sink("  encoding_of: { output: original }\n"), &[], &["p.yaml:4:18:", "output"]);
+    refused(&sink("  encoding_of: { outputs: original }\n"), &[], &["p.yaml:4:18:", "outputs"]);
     refused(&sink("  encoding: { jpeg: { quality: 101 } }\n"), &[], &["p.yaml:4:", "quality"]);
     refused(&sink("  rows_per_part: 0\n"), &[], &["p.yaml:4:3:"]);
     refused(
@@ -353,4 +353,61 @@ fn the_content_hash_covers_what_makes_a_row_and_nothing_else() {
     ] {
         assert_ne!(ours, hash(&file, &[fixed]), "{fixed}");
     }
+}
+
+/// `BASE` with these keys of `restore`.
+fn restoring(keys: &str) -> String {
+    format!("{BASE}restore:\n  {keys}\n")
+}
+
+#[test]
+fn a_restore_section_that_cannot_work_is_refused_by_its_key() {
+    read(&restoring("identity: {}"), &[]).unwrap();
+    read(&restoring("lm4lv: { model: m, task: t, decoder: autoregressive, device: \"cuda:1\" }"), &[]).unwrap();
+    read(&restoring("mae_r: { model: m, sizes: resize }"), &[]).unwrap();
+    let by_column = "source: { parquet: { path: a.parquet, columns: { task: task } } }\nsink: { dir: out }\n\
+                     restore: { lm4lv: { model: m } }\n";
+    assert!(read(by_column, &[]).unwrap().load.is_some(), "pixels are wanted");
+    for (keys, parts) in [
+        ("lm4lv: { model: m }", &["p.yaml:4:3", "restore.lm4lv", "source.parquet.columns.task"][..]),
+        ("lm4lv: { task: t }", &["`model`"]),
+        ("lm4lv: { model: '', task: t }", &["p.yaml:4:12", "empty"]),
+        ("mae_r: { model: m, task: t }", &["p.yaml:4:22", "no task"]),
+        ("mae_r: { model: m, baseline: true }", &["p.yaml:4:22", "twice"]),
+        ("linear: { model: m, task: t, decoder: autoregressive }", &["p.yaml:4:32", "only lm4lv and random_llm"]),
+        ("lm4lv: { model: m, task: t, decoder: { parallel: { tolerance: -1 } } }", &["p.yaml:4:54", "from 0 on"]),
+        ("lm4lv: { model: m, task: t, decoder: { parallel: { tolerance: .nan } } }", &["p.yaml:4:65", "number"]),
+        ("lm4lv: { model: m, task: t, decoder: { parallel: { max_passes: 0 } } }", &["p.yaml:4:54", "at least one"]),
+        ("lm4lv: { model: m, task: t, max_wait_ms: 10000000 }", &["p.yaml:4:31", "hour"]),
+        ("lm4lv: { model: m, task: t, batch: 0 }", &["p.yaml:4:38"]),
+        ("lm4lv: { model: m, task: t, device: gpu }", &["p.yaml:4:39", "`gpu` is no device"]),
+        ("expert: { model: m }", &["p.yaml:4:3", "lm4lv"]),
+    ] {
+        refused(&restoring(keys), &[], parts);
+    }
+    let score = "score: [psnr.lm4lv]\n";
+    refused(&(restoring("identity: {}") + score), &[], &["score: ", "target"]);
+    refused(&restoring("identity: {}"), &["sink.images=[baseline]"], &["makes no `baseline`"]);
+    let kept = "source: { parquet: { path: a.parquet, keep: [task] } }\nsink: { dir: out }\n";
+    read(kept, &[]).unwrap();
+    refused(&format!("{kept}restore: {{ identity: {{}} }}\n"), &[], &["source.parquet.keep", "`task`"]);
+}
+
+#[test]
+fn restoring_is_in_the_content_hash_but_for_what_only_says_how() {
+    let file = restoring("lm4lv: { model: m, task: t }");
+    let hash = |sets: &[&str], weights: &str| read(&file, sets).unwrap().content_hash(weights);
+    let ours = hash(&[], "w");
+    for free in ["model=elsewhere", "batch=3", "max_wait_ms=1", "device=cpu", "decoder={ parallel: { max_passes: 8 } }"]
+    {
+        assert_eq!(ours, hash(&[&format!("restore.lm4lv.{free}")], "w"), "{free}");
+    }
+    for fixed in ["task=u", "decoder=autoregressive", "sizes=resize", "baseline=true", "quantize=round", "dtype=f32"] {
+        assert_ne!(ours, hash(&[&format!("restore.lm4lv.{fixed}")], "w"), "{fixed}");
+    }
+    assert_ne!(ours, hash(&[], "other weights"));
+    // Datasets that nothing restores keep the hash that they always had.
+    let plain = read(BASE, &[]).unwrap();
+    assert!(plain.content("w").get("restore").is_none());
+    assert_eq!(plain.content_hash(""), plain.content_hash("w"));
 }

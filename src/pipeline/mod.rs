@@ -1,4 +1,4 @@
-//! The only place that wires tasks and channels.
+//! The only place that wires tasks and channels. (long because all of a run's wiring stands here, side by side)
 //!
 //! ```text
 //! intake (this task)             workers (threads)                    sink (a task)

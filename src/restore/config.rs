@@ -1,4 +1,4 @@
-//! The `restore` section of a pipeline file.
+//! The `restore` section of a pipeline file. (long because every key explains itself)
 
 use std::path::PathBuf;
 
