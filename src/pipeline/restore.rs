@@ -402,3 +402,76 @@ impl Gatherer {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::{Partition, Position};
+    use crate::restore::config::{IdentityConfig, ModelConfig};
+    use crate::sample::{Reference, Sample};
+
+    /// An item with an image of each of these sides.
+    fn item(sides: &[u32]) -> Item {
+        let record = Record {
+            key: "k".into(),
+            reference: Reference::Missing,
+            target: None,
+            task: None,
+            position: Position { partition: Partition::of_file(0, 0), offset: 0 },
+            source_file: None,
+            source_row: None,
+            listed: None,
+            kept: None,
+        };
+        let image = |side: &u32| Image::from_fn(Size::new(*side, *side), |x, y| [x as u8, y as u8, 9]);
+        let samples = sides.iter().map(|side| Sample { image: Some(image(side)), ..Sample::default() }).collect();
+        Item { record: Arc::new(record), epoch: 0, seq: 0, samples, attempts: 1, provisional: None }
+    }
+
+    /// A cutter for batches of 100, and what a gatherer shares.
+    fn cutter(max_wait_ms: u64) -> (Arc<Cutter>, Arc<Pixels>, Arc<Flow>) {
+        let model = ModelConfig { batch: serde_json::from_str("100").unwrap(), max_wait_ms, ..ModelConfig::new("m") };
+        let identity = crate::restore::open(&RestoreConfig::Identity(IdentityConfig::default())).unwrap();
+        let cutter = Cutter::new(&RestoreConfig::MaeR(model), identity.into()).unwrap();
+        (Arc::new(cutter), Pixels::new(1 << 30), Arc::new(Flow::default()))
+    }
+
+    #[tokio::test]
+    async fn a_batch_that_is_not_full_waits_no_longer_than_it_may() {
+        let (cutter, pixels, flow) = cutter(3);
+        flow.more.store(true, Release);
+        let meter = Arc::new(Meter::new(1));
+        let gatherer = Gatherer::new(Arc::clone(&cutter), Arc::clone(&pixels), Arc::clone(&flow), Arc::clone(&meter));
+        let (sender, arrivals) = std::sync::mpsc::sync_channel(4);
+        let (finished, restored) = async_channel::unbounded();
+        let thread = std::thread::spawn(move || gatherer.run(&arrivals, &finished));
+        for sides in [&[5, 8][..], &[8]] {
+            flow.ahead.fetch_add(1, Release);
+            let (halfway, pieces) = cutter.cut(item(sides), pixels.take(1, || ()));
+            sender.send(Arrival::Item(halfway, pieces)).unwrap();
+        }
+        // More may come, and the way here is open: only the time lets them go.
+        for _ in 0..2 {
+            let halfway = tokio::time::timeout(Duration::from_secs(30), restored.recv()).await.unwrap().unwrap();
+            let (item, _) = cutter.join(halfway).unwrap();
+            assert!(item.samples.iter().all(|sample| sample.output == sample.image));
+        }
+        drop(sender);
+        thread.join().unwrap().unwrap();
+        let batches = meter.summary().batches.unwrap();
+        assert!(batches.pieces == 3 && batches.count >= 2, "each size apart: {batches:?}");
+    }
+
+    #[test]
+    fn a_record_counts_with_what_it_holds_until_it_is_done() {
+        let (cutter, pixels, _) = cutter(0);
+        let (halfway, pieces) = cutter.cut(item(&[10, 20]), pixels.take(7, || ()));
+        assert_eq!(pieces.len(), 2);
+        // Both images with their encoded forms, pieces, answers, outputs with theirs; the larger at work.
+        let area = 10 * 10 + 20 * 20;
+        let expected = area * (3 + 3 + 3 + 12 + 6) + 20 * 20 * BEHIND + halfway.item.record.bytes();
+        assert_eq!(halfway.pixels.bytes(), expected);
+        drop(halfway);
+        assert_eq!(pixels.used_bytes(), 0);
+    }
+}

@@ -57,7 +57,7 @@ impl Pixels {
     /// Waits for `bytes`; if there is a wait, `before` is called first. A worker holds nothing else that another could wait
     /// for, and records on their way to the restorer, which hold pixels too, wait for nothing but the sink once `before` has
     /// told it to hurry: so this cannot deadlock.
-    fn take(self: &Arc<Self>, bytes: u64, before: impl FnOnce()) -> Taken {
+    pub(super) fn take(self: &Arc<Self>, bytes: u64, before: impl FnOnce()) -> Taken {
         let mut used = self.used();
         let full = |used: &mut u64| *used > 0 && *used + bytes > self.limit;
         if full(&mut used) {
@@ -252,5 +252,19 @@ impl Crew {
             self.meter.judged_failed.fetch_add(failed as u64, Relaxed);
         }
         item
+    }
+}
+
+#[cfg(test)]
+impl Pixels {
+    pub(super) fn used_bytes(&self) -> u64 {
+        *self.used()
+    }
+}
+
+#[cfg(test)]
+impl Taken {
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
     }
 }
