@@ -2,6 +2,8 @@
 //!
 //! `grid` as PromptGIP's `inpainting` and MAE (square cells), `boxes` as CoarseDropout, `lines` and `polyline` as
 //! PromptGIP's thick lines, `brush` like the free-form strokes of inpainting papers, `center` for outpainting's opposite.
+//!
+//! (long because boxes, lines and cells each have their way on levels)
 
 use std::ops::Range;
 use std::sync::Arc;

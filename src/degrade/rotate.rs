@@ -1,5 +1,7 @@
 //! Rotation about the image's middle. Multiples of 90 degrees move pixels and change none; width and height change places.
 //! Other angles resample: nearest, bilinear, or bicubic (a = −½), pixels at half-integer places, `fill` outside.
+//!
+//! (long because each kind of sampling has its own loop over rows, on levels or on planes)
 
 use std::sync::Arc;
 

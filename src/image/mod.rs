@@ -1,4 +1,6 @@
 //! Pixels: [`Image`] between stages, [`Planes`] or either ([`Pixels`]) inside a recipe.
+//!
+//! (long because both forms of an image and the ways between them are in it)
 
 pub mod jpeg;
 pub mod orient;
