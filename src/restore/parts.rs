@@ -67,6 +67,7 @@ pub(super) fn llm(path: &Path, table: bool) -> Result<(LlamaConfig, Weights)> {
         ("num_attention_heads", config.num_attention_heads),
         ("num_key_value_heads", config.num_key_value_heads.unwrap_or(1)),
         ("head_dim", config.head_dim.unwrap_or(1)),
+        ("vocab_size", config.vocab_size),
     ];
     let sane =
         sane(&[("num_hidden_layers", config.num_hidden_layers)], MOST_LAYERS).and_then(|()| sane(&widths, WIDEST));
