@@ -2,18 +2,18 @@
 //! (or per variant) to a Parquet dataset, each input position exactly once.
 //!
 //! ```text
-//! source → load → degrade → score → sink
-//! Parquet  fetch  recipe    PSNR    Parquet parts that
-//! folder   decode seeded    SSIM    hold the progress
+//! source → load → degrade → restore → score → sink
+//! Parquet  fetch  recipe    LM4LV,    PSNR    Parquet parts that
+//! folder   decode seeded    MAE       SSIM    hold the progress
 //! ```
 //!
 //! Words: a *record* is one input position, a *partition* a range of input rows, an *offset* the row's place in it, a
-//! *sample* one variant of a record with its pixels, a *recipe* an ordered list of *degradations*, a *part* one output
-//! Parquet file, a *stage* a step between source and sink.
+//! *sample* one variant of a record with its pixels, a *recipe* an ordered list of *degradations*, a *task* what a *restorer*
+//! has learned to undo, a *part* one output Parquet file, a *stage* a step between source and sink.
 //!
 //! Modules, in the order of the flow: [`config`] (the pipeline file), [`pipeline`] (the only place that wires tasks and
-//! channels), [`plan`], [`source`], [`load`], [`degrade`], [`score`], [`sink`], [`report`]; what flows is in [`sample`],
-//! [`checkpoint`] and [`image`]; [`stream`] is the randomness, [`store`] folders and object stores.
+//! channels), [`plan`], [`source`], [`load`], [`degrade`], [`restore`], [`score`], [`sink`], [`report`]; what
+//! flows is in [`sample`], [`checkpoint`] and [`image`]; [`stream`] is the randomness, [`store`] folders and object stores.
 
 pub mod checkpoint;
 pub mod config;

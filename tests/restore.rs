@@ -2,6 +2,7 @@
 //! when one fails, is killed, or has more to hold than there is memory for.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
+#[expect(dead_code, reason = "not every test needs all of it")]
 mod common;
 
 use std::collections::BTreeMap;

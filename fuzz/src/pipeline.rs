@@ -20,7 +20,7 @@ pub fn pipeline(data: &[u8]) {
         Err(why) => return refused(&why, &text, &sets),
     };
     assert!(format!("{pipeline:?}").starts_with("Pipeline("));
-    let (content, hash) = (pipeline.content(""), pipeline.content_hash(""));
+    let (content, hash) = (pipeline.content("w"), pipeline.content_hash("w"));
     pipeline.image_columns().unwrap();
     if let Some(degrade) = &pipeline.degrade {
         Degrade::new(degrade).unwrap();
@@ -37,12 +37,13 @@ pub fn pipeline(data: &[u8]) {
     let mut sink = section("sink");
     sink["dir"] = json!("out");
     let mut file = json!({
-        "source": pipeline.source, "load": content["load"], "degrade": content["degrade"], "score": content["score"], "sink": sink,
+        "source": pipeline.source, "load": content["load"], "degrade": content["degrade"], "restore": pipeline.restore,
+        "score": content["score"], "sink": sink,
     });
     file.as_object_mut().unwrap().retain(|_, section| !section.is_null());
     let written = literal(&file).to_string();
     let again = parse(&written, &[]).unwrap_or_else(|why| panic!("{why}\n{written}"));
-    assert_eq!((again.content(""), again.content_hash("")), (content, hash), "{written}");
+    assert_eq!((again.content("w"), again.content_hash("w")), (content, hash), "{written}");
 }
 
 fn parse(text: &str, sets: &[String]) -> Result<Pipeline, String> {

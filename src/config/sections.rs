@@ -13,7 +13,7 @@ pub enum ReportConfig {
     /// Nothing.
     #[default]
     None,
-    /// A contact sheet, `DIR/report/sheet.png`: clean, degraded, scores under each.
+    /// A contact sheet, `DIR/report/sheet.png`: clean, degraded, restored, scores under each.
     Sheet(SheetConfig),
 }
 

@@ -168,15 +168,17 @@ impl Cutter {
         let of_pieces: u64 = pieces.iter().map(|piece| piece.image.as_bytes().len() as u64).sum();
         let made = images.iter().map(|parted| parted.cut.output().pixels() as u64);
         let (made, largest) = made.fold((0, 0), |(sum, largest), pixels| (sum + pixels, pixels.max(largest)));
-        let of_samples = item.samples.iter().map(|sample| {
-            let levels = |image: &Image| image.as_bytes().len() as u64;
-            let origins = [&sample.origin, &sample.target_origin];
-            let files = origins.into_iter().flatten().map(|origin| origin.bytes.len() as u64).sum::<u64>();
-            let images = sample.image.as_ref().map_or(0, levels) + sample.target.as_deref().map_or(0, levels);
-            // Each is encoded besides.
-            files + 2 * images
-        });
+        let levels = |image: &Image| image.as_bytes().len() as u64;
+        // Each is encoded besides.
+        let of_samples = item
+            .samples
+            .iter()
+            .map(|sample| 2 * (sample.image.as_ref().map_or(0, levels) + sample.target.as_deref().map_or(0, levels)));
+        // All variants share these.
+        let origins = item.samples.first().map(|sample| [&sample.origin, &sample.target_origin]);
+        let files = origins.into_iter().flatten().flatten().map(|origin| origin.bytes.len() as u64);
         item.record.bytes()
+            + files.sum::<u64>()
             + of_samples.sum::<u64>()
             + of_pieces * (1 + 4 * outputs)
             + made * 6 * outputs

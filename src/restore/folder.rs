@@ -62,10 +62,14 @@ impl ModelFolder {
         &self.path
     }
 
-    /// SHA-256 over the lines `path sha256` of all files, in the order of paths: names the weights. 64 hex digits.
+    /// SHA-256 over the lines `path sha256` of all files, in the order of paths, the prompt's ids, and which adapter is whose: names all that
+    /// the model computes with. 64 hex digits.
     pub fn weights_sha256(&self) -> String {
-        let lines = self.manifest.files.iter().map(|(path, digests)| format!("{path} {}\n", digests.sha256));
-        hex(&Sha256::digest(lines.collect::<String>()))
+        let Manifest { files, prompt, tasks, .. } = &self.manifest;
+        let files = files.iter().map(|(path, digests)| format!("{path} {}\n", digests.sha256));
+        let ids = format!("prompt {:?} {:?} {:?}\n", prompt.before, prompt.between, prompt.after);
+        let tasks = tasks.iter().map(|(name, task)| format!("task {name:?} {}\n", task.adapter));
+        hex(&Sha256::digest(files.chain([ids]).chain(tasks).collect::<String>()))
     }
 
     /// Reads all files and holds their hashes against the manifest. `Error::Config` names a file that is another.
