@@ -102,6 +102,11 @@ impl ModelFolder {
     pub fn llm(&self) -> Result<(LlamaConfig, Weights)> {
         let path = self.at(&self.manifest.llm.path);
         let (config, weights) = parts::llm(&path, self.manifest.llm.embeddings.is_none())?;
+        let Prompt { before, between, after, .. } = &self.manifest.prompt;
+        if let Some(id) = [before, between, after].into_iter().flatten().find(|id| **id as usize >= config.vocab_size) {
+            let (file, known) = (self.at(MANIFEST), config.vocab_size);
+            return Err(Error::Config(format!("{}: prompt: token {id}, but the model knows {known}", file.display())));
+        }
         if path.is_dir() {
             self.listed(&path.join(CONFIG))?;
         }

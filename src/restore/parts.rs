@@ -67,6 +67,7 @@ pub(super) fn llm(path: &Path, table: bool) -> Result<(LlamaConfig, Weights)> {
         ("num_attention_heads", config.num_attention_heads),
         ("num_key_value_heads", config.num_key_value_heads.unwrap_or(1)),
         ("head_dim", config.head_dim.unwrap_or(1)),
+        ("vocab_size", config.vocab_size),
     ];
     let sane =
         sane(&[("num_hidden_layers", config.num_hidden_layers)], MOST_LAYERS).and_then(|()| sane(&widths, WIDEST));
@@ -184,4 +185,101 @@ fn adapter_tensors(features: usize, hidden: usize, task_tokens: usize) -> Vec<Ex
 /// What an adapter's file may have beside them: the queries of `vit_llm`.
 fn adapter_spare(name: &str) -> bool {
     name == "query"
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+    use std::sync::{Arc, Mutex};
+
+    use candle_core::{DType, Device, Shape, Tensor};
+    use candle_nn::var_builder::SimpleBackend;
+    use candle_nn::{Init, VarBuilder};
+
+    use super::*;
+    use crate::restore::llama::Llama;
+    use crate::restore::lm4lv::Adapter;
+    use crate::restore::mae::Mae;
+
+    /// Has every tensor, and notes which were asked for.
+    #[derive(Clone, Default)]
+    struct Asked(Arc<Mutex<BTreeSet<Expected>>>);
+
+    impl SimpleBackend for Asked {
+        fn get(&self, shape: Shape, name: &str, _: Init, dtype: DType, to: &Device) -> candle_core::Result<Tensor> {
+            self.0.lock().unwrap().insert((name.to_owned(), shape.dims().to_vec()));
+            Tensor::zeros(shape, dtype, to)
+        }
+
+        fn get_unchecked(&self, name: &str, _: DType, _: &Device) -> candle_core::Result<Tensor> {
+            candle_core::bail!("{name} without a shape")
+        }
+
+        fn contains_tensor(&self, _: &str) -> bool {
+            false
+        }
+    }
+
+    /// What `load` asks for.
+    fn asked(load: impl FnOnce(&VarBuilder<'_>)) -> BTreeSet<Expected> {
+        let asked = Asked::default();
+        load(&VarBuilder::from_backend(Box::new(asked.clone()), DType::F32, Device::Cpu));
+        asked.0.lock().unwrap().clone()
+    }
+
+    #[test]
+    fn the_lists_are_what_the_models_ask_for() {
+        let fixture = |name: &str| Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models").join(name);
+        let set = |list: Vec<Expected>| list.into_iter().collect::<BTreeSet<_>>();
+        let mut config: MaeConfig = json(&fixture("mae/config.json")).unwrap();
+        for bias in [true, false] {
+            config.qkv_bias = bias;
+            assert_eq!(asked(|vb| drop(Mae::new(&config, vb).unwrap())), set(mae_tensors(&config)));
+        }
+        for folder in ["llm_mha", "llm_gqa", "llm_bin"] {
+            let config: LlamaConfig = json(&fixture(folder).join(CONFIG)).unwrap();
+            assert_eq!(asked(|vb| drop(Llama::new(&config, vb).unwrap())), set(llama_tensors(&config, false)));
+        }
+        assert_eq!(asked(|vb| drop(Adapter::new(48, 64, 17, 3, vb).unwrap())), set(adapter_tensors(48, 64, 3)));
+    }
+
+    #[test]
+    fn absurd_configurations_are_refused_before_anything_is_multiplied() {
+        let folder = tempfile::tempdir().unwrap();
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/models");
+        let said = |part: &str, key: &str, value: &str| {
+            let mut config: serde_json::Value = json(&fixtures.join(part).join(CONFIG)).unwrap();
+            config[key] = serde_json::from_str(value).unwrap();
+            std::fs::write(folder.path().join(CONFIG), config.to_string()).unwrap();
+            let weights = fixtures.join(part).join("model.safetensors");
+            std::fs::copy(weights, folder.path().join("model.safetensors")).unwrap();
+            match part {
+                "mae" => mae(folder.path()).unwrap_err().to_string(),
+                _ => llm(folder.path(), true).unwrap_err().to_string(),
+            }
+        };
+        for (part, key, value) in [
+            ("mae", "num_hidden_layers", "1000000000000"),
+            ("mae", "hidden_size", "0"),
+            ("mae", "image_size", "1000000"),
+            ("mae", "patch_size", "0"),
+            ("mae", "num_attention_heads", "0"),
+            ("mae", "hidden_size", "18446744073709551615"),
+            ("llm_mha", "num_hidden_layers", "18446744073709551615"),
+            ("llm_mha", "num_attention_heads", "0"),
+            ("llm_mha", "head_dim", "0"),
+            ("llm_mha", "num_key_value_heads", "3"),
+            ("llm_mha", "intermediate_size", "4294967296"),
+            ("llm_mha", "vocab_size", "-1"),
+            ("llm_mha", "rope_scaling", r#"{"type":"linear"}"#),
+        ] {
+            let error = said(part, key, value);
+            let named = error.contains(key) || error.contains("invalid value");
+            assert!(named && error.contains("config.json"), "{key} {value}: {error}");
+        }
+        let error = said("mae", "num_hidden_layers", "3");
+        assert!(error.contains("vit.encoder.layer.2") && error.contains("is missing"), "{error}");
+        let error = said("llm_mha", "vocab_size", "65");
+        assert!(error.contains("model.embed_tokens.weight: has shape"), "{error}");
+    }
 }

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 
 use candle_core::quantized::GgmlDType;
 use candle_core::{CpuStorage, DType, Device, Tensor};
-// house: a model of some GB is decoded while somebody waits for the first image.
 use rayon::prelude::*;
 
 use super::{Entry, Stored};
@@ -24,10 +23,17 @@ pub(super) fn tensor(bytes: &[u8], entry: &Entry, dtype: DType, device: &Device)
                 Some(strides) => Cow::Owned(row_after_row(bytes, &entry.shape, strides, stored.size_in_bytes())),
                 None => Cow::Borrowed(bytes),
             };
+            if !finite(&bytes, *stored) {
+                return Err(NOT_FINITE.into());
+            }
             Tensor::from_raw_buffer(&bytes, *stored, &entry.shape, device)
         }
         Stored::Blocks(blocks) => {
-            dequantised(bytes, *blocks).and_then(|values| Tensor::from_vec(values, &entry.shape[..], device))
+            let values = dequantised(bytes, *blocks).map_err(|error| error.to_string())?;
+            if !values.par_iter().with_min_len(CHUNK).all(|value| value.is_finite()) {
+                return Err(NOT_FINITE.into());
+            }
+            Tensor::from_vec(values, &entry.shape[..], device)
         }
     };
     let all = tensor.and_then(|tensor| match entry.interleaved_heads {
@@ -35,6 +41,24 @@ pub(super) fn tensor(bytes: &[u8], entry: &Entry, dtype: DType, device: &Device)
         None => Ok(tensor),
     });
     all.and_then(|tensor| tensor.to_dtype(dtype)).map_err(|error| error.to_string())
+}
+
+/// Every pixel would be lost by one of them.
+const NOT_FINITE: &str =
+    "it holds values that are not finite (NaN or infinity): the file is broken, or its training failed";
+
+/// Whether no value has all bits of its exponent set.
+fn finite(bytes: &[u8], dtype: DType) -> bool {
+    let all = |size: usize, finite: fn(&[u8]) -> bool| {
+        bytes.par_chunks(CHUNK * size).all(|chunk| chunk.chunks_exact(size).all(finite))
+    };
+    match dtype {
+        DType::F16 => all(2, |b| u16::from_le_bytes([b[0], b[1]]) & 0x7c00 != 0x7c00),
+        DType::BF16 => all(2, |b| u16::from_le_bytes([b[0], b[1]]) & 0x7f80 != 0x7f80),
+        DType::F32 => all(4, |b| u16::from_le_bytes([b[2], b[3]]) & 0x7f80 != 0x7f80),
+        DType::F64 => all(8, |b| u16::from_le_bytes([b[6], b[7]]) & 0x7ff0 != 0x7ff0),
+        _ => true,
+    }
 }
 
 /// The values of a view with strides, one after the other.

@@ -4,6 +4,9 @@ use std::io::{Result, Write};
 
 use crate::restore::weights::Weights;
 
+/// How many tokens the model knows.
+const WORDS: &str = "llama.vocab_size";
+
 /// Writes the GGUF file that `weights` has, without the tensors and keys (of the file's own names) that are to be left out.
 pub(in crate::restore) fn cut_gguf(
     weights: &Weights,
@@ -15,13 +18,22 @@ pub(in crate::restore) fn cut_gguf(
         return Err(std::io::Error::other("not a GGUF file"));
     };
     let pairs: Vec<_> = gguf.pairs.iter().filter(|pair| !key_left_out(&pair.key)).collect();
+    // Without the table of embeddings nothing else would say how many there are.
+    let words = (!pairs.iter().any(|pair| pair.key == WORDS)).then(|| gguf.llama().map_or(0, |llama| llama.vocab_size));
     let tensors: Vec<_> = gguf.tensors.iter().filter(|tensor| !tensor_left_out(&tensor.name)).collect();
     let mut head = b"GGUF".to_vec();
     head.extend(gguf.version.to_le_bytes());
     head.extend((tensors.len() as u64).to_le_bytes());
-    head.extend((pairs.len() as u64).to_le_bytes());
+    head.extend(((pairs.len() + usize::from(words.is_some())) as u64).to_le_bytes());
     for pair in pairs {
         head.extend_from_slice(&file.bytes[pair.all.clone()]);
+    }
+    if let Some(words) = words {
+        head.extend((WORDS.len() as u64).to_le_bytes());
+        head.extend(WORDS.as_bytes());
+        // Type 4: u32.
+        head.extend(4u32.to_le_bytes());
+        head.extend((words as u32).to_le_bytes());
     }
     let mut offset = 0;
     for tensor in &tensors {

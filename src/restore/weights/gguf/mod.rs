@@ -71,6 +71,9 @@ impl Gguf {
             return Err(format!("general.alignment {alignment} is not a small multiple of 8"));
         }
         let alignment = alignment as usize;
+        if let Some(count) = number("split.count")?.filter(|count| *count > 1) {
+            return Err(format!("one of {count} files of a model: `llama-gguf-split --merge` makes one of them"));
+        }
         let heads = |key: &str| number(key).ok().flatten().filter(|heads| (1..=1 << 16).contains(heads));
         let queries = heads("llama.attention.head_count");
         let keys = heads("llama.attention.head_count_kv").or(queries);
