@@ -13,13 +13,15 @@
 //!
 //! Modules, in the order of the flow: [`config`] (the pipeline file), [`pipeline`] (the only place that wires tasks and
 //! channels), [`plan`], [`source`], [`load`], [`degrade`], [`restore`], [`score`], [`sink`], [`report`]; what
-//! flows is in [`sample`], [`checkpoint`] and [`image`]; [`stream`] is the randomness, [`store`] folders and object stores.
+//! flows is in [`sample`], [`checkpoint`] and [`image`]; [`stream`] is the randomness, [`store`] folders and object stores,
+//! [`kafka`] connections to brokers.
 
 pub mod checkpoint;
 pub mod config;
 pub mod degrade;
 pub mod error;
 pub mod image;
+pub mod kafka;
 pub mod load;
 pub mod pipeline;
 pub mod plan;

@@ -92,6 +92,7 @@ fn crates_stay_where_they_belong() {
         (&["arrow", "parquet"], &["source", "sink", "report", "plan", "sample"]),
         (&["object_store"], &["store", "source", "load", "sink", "plan"]),
         (&["reqwest"], &["load"]),
+        (&["rdkafka", "rdkafka_sys"], &["kafka", "source"]),
         (&["clap", "indicatif"], &["main", "cli"]),
         (&["serde_saphyr"], &["config"]),
         (&["candle_core", "candle_nn", "safetensors", "tokenizers"], &["restore"]),
