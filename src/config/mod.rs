@@ -28,7 +28,7 @@ use crate::error::{Error, Result};
 use crate::load::LoadConfig;
 use crate::restore::RestoreConfig;
 use crate::score::ScoreName;
-use crate::sink::{ImageColumn, SinkConfig};
+use crate::sink::{EventsConfig, ImageColumn, SinkConfig};
 use crate::source::SourceConfig;
 
 use crate::store::Stores;
@@ -61,6 +61,9 @@ pub struct Pipeline {
     /// What is drawn of a finished dataset.
     #[serde(default)]
     pub report: ReportConfig,
+    /// Who is told of published parts. Never changes a row.
+    #[serde(default)]
+    pub events: EventsConfig,
     /// How a process works.
     #[serde(default)]
     pub run: RunConfig,

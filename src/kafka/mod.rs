@@ -2,6 +2,9 @@
 //!
 //! `rdkafka` is imported below this module and in `source/kafka` only.
 
+pub(crate) mod brokers;
+pub(crate) mod producer;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -37,7 +40,9 @@ impl Connection<'_> {
         }
         let mut config = ClientConfig::new();
         config.set_log_level(RDKafkaLogLevel::Info);
-        defaults.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
+        for (key, value) in defaults {
+            config.set(*key, *value);
+        }
         for (key, value) in self.properties {
             if let Some((_, ours)) = fixed.iter().find(|(fixed, _)| fixed == key) {
                 return wrong(key, format!("is always {ours}, since delivery rests on it: leave it out"));
@@ -53,7 +58,9 @@ impl Connection<'_> {
                 return wrong(key, words(&error));
             }
         }
-        fixed.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
+        for (key, value) in fixed {
+            config.set(*key, *value);
+        }
         config.set("bootstrap.servers", self.brokers);
         Ok(config)
     }
@@ -149,7 +156,11 @@ impl ClientContext for Hearing {
         let down = refused
             || matches!(
                 error.rdkafka_error_code(),
-                Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve)
+                Some(
+                    RDKafkaErrorCode::AllBrokersDown
+                        | RDKafkaErrorCode::BrokerTransportFailure
+                        | RDKafkaErrorCode::Resolve
+                )
             );
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
         if !down {

@@ -6,8 +6,8 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{
-    Change, Input, MAX_PARTITIONS, PLAN, Plan, PlannedPartition, change_name, damaged, diff, extension_name, parse,
-    partitions_of,
+    Change, Input, MAX_PARTITIONS, PLAN, Plan, PlannedPartition, Topic, change_name, damaged, diff, extension_name,
+    parse, partitions_of,
 };
 use crate::checkpoint::Partition;
 use crate::error::{Error, Result};
@@ -134,9 +134,23 @@ impl Opened {
         )))
     }
 
-    /// Names the input in footers: BLAKE3, hex, of the first plan's list of inputs. Extensions don't change it.
+    /// Names the input in footers: BLAKE3, hex, of the first plan's list of inputs or topics. Extensions don't change it.
     pub fn source_identity(&self) -> String {
-        super::content_hash(&serde_json::to_value(&self.plan.inputs).unwrap_or_default())
+        let inputs = match self.plan.topics.is_empty() {
+            true => serde_json::to_value(&self.plan.inputs),
+            false => serde_json::to_value(&self.plan.topics),
+        };
+        super::content_hash(&inputs.unwrap_or_default())
+    }
+
+    /// The offset where a partition of one of the topics begins; `None` for any other.
+    pub fn start_of(&self, partition: &Partition) -> Option<u64> {
+        let numbered = |topic: &Topic| {
+            let number = partition.as_str().strip_prefix(&topic.name)?.strip_prefix('-')?.parse::<usize>().ok()?;
+            // One that was added since begins with its first message.
+            Some(topic.starts.get(number).copied().unwrap_or(0))
+        };
+        self.plan.topics.iter().find_map(numbered)
     }
 
     /// Positions in the plan.

@@ -4,14 +4,15 @@ use std::sync::Arc;
 
 use arrow::array::{
     Array, ArrayRef, BinaryBuilder, Float32Builder, Float64Builder, Int32Builder, Int64Builder, ListArray, RecordBatch,
-    StringBuilder, StructArray, new_null_array,
+    StringBuilder, StructArray, TimestampMicrosecondBuilder, new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
 use arrow::datatypes::{DataType, Field, SchemaRef};
 use arrow::error::ArrowError;
+use bytes::Bytes;
 
-use super::schema::{Columns, ImageColumn, Kind, image_fields, op_fields, written_type};
-use crate::sample::{EncodedImage, Item, Record, Sample};
+use super::schema::{Columns, ImageColumn, Kind, header_fields, image_fields, op_fields, written_type};
+use crate::sample::{EncodedImage, Item, Message, Record, Sample};
 
 /// Longest name of a folder or file in an image's path, and longest path, in bytes, without the extension.
 const MAX_NAME: usize = 200;
@@ -97,8 +98,22 @@ impl Rows {
                 }
                 Arc::new(array.finish())
             }
-            // Only a source of messages can hold unreadable ones.
-            Kind::Bytes => new_null_array(&kind.arrow(), rows.len()),
+            Kind::Bytes if name == "raw" && !self.columns.messages => new_null_array(&kind.arrow(), rows.len()),
+            Kind::Bytes => {
+                let value = |message: &Message| match name {
+                    "raw" => message.raw.clone(),
+                    _ => message.key.clone(),
+                };
+                let mut array = BinaryBuilder::new();
+                rows.iter().for_each(|row| array.append_option(message(*row).and_then(|message| value(message))));
+                Arc::new(array.finish())
+            }
+            Kind::Timestamp => {
+                let mut array = TimestampMicrosecondBuilder::with_capacity(rows.len()).with_timezone("UTC");
+                rows.iter().for_each(|row| array.append_option(message(*row).and_then(|message| message.timestamp_us)));
+                Arc::new(array.finish())
+            }
+            Kind::Headers => headers(rows)?,
             Kind::Image => self.images(name, rows)?,
             Kind::Ops => ops(rows)?,
         })
@@ -115,6 +130,7 @@ impl Rows {
             "error_message" => array.append_option(sample.failure.as_ref().map(|failure| failure.message.as_str())),
             "sha256" => array.append_option(sample.origin.as_ref().map(|origin| hex(&origin.sha256))),
             "partition" => array.append_value(record.position.partition.as_str()),
+            "topic" => array.append_option(message((item, sample)).map(|message| &message.topic)),
             "source_file" => array.append_option(record.source_file.as_deref()),
             "model" => array.append_option(stamp.map(|stamp| &stamp.model)),
             "weights_sha256" => {
@@ -178,9 +194,32 @@ fn int32(name: &str, (item, sample): Row<'_>) -> Option<i32> {
         "original_height" => sample.origin.as_ref().map(|origin| origin.height).filter(|height| *height > 0),
         "passes" => sample.restored.as_ref().and_then(|restored| restored.passes),
         "attempts" => Some(item.attempts),
+        "topic_partition" => return message((item, sample)).map(|message| message.partition),
         _ => None,
     };
     number.and_then(|number| i32::try_from(number).ok())
+}
+
+fn message<'a>((item, _): Row<'a>) -> Option<&'a Message> {
+    item.record.message.as_deref()
+}
+
+fn headers(rows: &[Row<'_>]) -> Result<ArrayRef, ArrowError> {
+    let (mut keys, mut values) = (StringBuilder::new(), BinaryBuilder::new());
+    for (key, value) in rows.iter().flat_map(|row| item_headers(row.0)) {
+        keys.append_value(key);
+        values.append_option(value.as_ref());
+    }
+    let arrays: Vec<ArrayRef> = vec![Arc::new(keys.finish()), Arc::new(values.finish())];
+    let length = arrays[0].len();
+    let values = StructArray::try_new_with_length(header_fields(), arrays, None, length)?;
+    let offsets = OffsetBuffer::from_lengths(rows.iter().map(|row| item_headers(row.0).len()));
+    let item = Arc::new(Field::new("item", DataType::Struct(header_fields()), true));
+    Ok(Arc::new(ListArray::try_new(item, offsets, Arc::new(values), None)?))
+}
+
+fn item_headers(item: &Item) -> &[(String, Option<Bytes>)] {
+    item.record.message.as_ref().map_or(&[], |message| &message.headers)
 }
 
 fn ops(rows: &[Row<'_>]) -> Result<ArrayRef, ArrowError> {
