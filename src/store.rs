@@ -26,6 +26,7 @@ mod answer;
 mod folder;
 
 pub(crate) use answer::Answer;
+pub use answer::errors;
 pub(crate) use folder::unavailable;
 pub use folder::{Patience, patiently};
 

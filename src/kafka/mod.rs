@@ -149,7 +149,11 @@ impl ClientContext for Hearing {
         let down = refused
             || matches!(
                 error.rdkafka_error_code(),
-                Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve)
+                Some(
+                    RDKafkaErrorCode::AllBrokersDown
+                        | RDKafkaErrorCode::BrokerTransportFailure
+                        | RDKafkaErrorCode::Resolve
+                )
             );
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
         if !down {

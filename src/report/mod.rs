@@ -6,6 +6,7 @@ mod canvas;
 mod decode;
 pub mod export;
 pub mod failures;
+pub mod figures;
 mod json;
 mod layout;
 mod part;

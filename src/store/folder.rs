@@ -260,8 +260,10 @@ impl Folder {
 /// What a store's refusal means to a run; `what` is the URL. A missing object is the caller's question: what is missing here is
 /// the bucket. Wrong or missing credentials may be renewed while the run waits.
 pub(crate) fn unavailable(what: String, error: &StoreError) -> Error {
-    match Answer::of(error) {
-        answer @ Answer::Status(404, _) => Error::Config(format!("{what}: no such bucket or container: {answer}")),
+    let answer = Answer::of(error);
+    answer.count();
+    match answer {
+        Answer::Status(404, _) => Error::Config(format!("{what}: no such bucket or container: {answer}")),
         answer => Error::Unavailable { what, reason: answer.to_string() },
     }
 }
