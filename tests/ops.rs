@@ -195,3 +195,48 @@ fn a_port_that_is_taken_stops_the_run() {
     assert!(said.contains("http.listen") && said.contains(&address), "{said}");
     assert!(!dir.path().join("out").exists());
 }
+
+#[test]
+fn status_tells_how_far_a_dataset_is() {
+    let dir = tempfile::tempdir().unwrap();
+    photographs(&dir.path().join("photos"), 11, 32);
+    std::fs::write(dir.path().join("photos/broken.jpg"), b"no image").unwrap();
+    let text =
+        "source: { folder: { path: photos, rows_per_partition: 6 } }\nload: {}\nsink: { dir: out, rows_per_part: 4 }\n";
+    std::fs::write(dir.path().join("p.yaml"), text).unwrap();
+    let status = |more: &[&str]| {
+        let output = expect(dir.path(), &[&["status", "out"], more].concat(), 0);
+        String::from_utf8(output.stdout).unwrap()
+    };
+    let json = |more: &[&str]| -> Value { serde_json::from_str(&status(&[&["--json"], more].concat())).unwrap() };
+    let nothing = expect(dir.path(), &["status", "out"], 2);
+    assert!(String::from_utf8_lossy(&nothing.stderr).contains("plan.json"));
+
+    expect(dir.path(), &["run", "p.yaml", "--limit", "8"], 0);
+    let half = json(&[]);
+    assert_eq!((&half["total"]["done"], &half["total"]["planned"]), (&8.into(), &12.into()));
+    assert_eq!((&half["complete"], &half["last_hour"]), (&1.into(), &8.into()));
+    assert!((half["percent"].as_f64().unwrap() - 66.67).abs() < 0.01);
+    assert_eq!((&half["total"]["parts"], &half["total"]["rows"]), (&3.into(), &Value::Null));
+    let second = &half["partitions"][1];
+    assert_eq!((&second["partition"], &second["end"], &second["parts"]), (&"00000-00001".into(), &2.into(), &1.into()));
+    assert!(second["last"]["writer"].as_str().unwrap().contains('-') && second["last"]["age_s"].as_u64().unwrap() < 60);
+    let shown = status(&[]);
+    for part in ["out: 8 of 12 positions, 66.7 %", "1 complete, 1 in work, 0 not begun", "00000-00001", "33.3 %"] {
+        assert!(shown.contains(part), "{part}: {shown}");
+    }
+
+    expect(dir.path(), &["run", "p.yaml"], 0);
+    let whole = json(&["--rows"]);
+    assert_eq!((&whole["percent"], &whole["complete"]), (&100.0.into(), &2.into()));
+    let rows = &whole["total"]["rows"];
+    assert_eq!((&rows["rows"], &rows["failed"], &rows["skipped"]), (&12.into(), &1.into(), &0.into()));
+    assert_eq!(whole["notes"].as_array().unwrap().len(), 0);
+    assert!(status(&["--rows"]).contains("12, 1 failed"));
+
+    // A part that is gone from the middle, and one that is none.
+    let part = |name: &str| dir.path().join("out/data/00000-00000").join(name);
+    std::fs::rename(part("00000000000000000004.parquet"), part("00000000000000000005.parquet")).unwrap();
+    let broken = json(&["--rows"])["notes"].to_string();
+    assert!(broken.contains("the chain is broken before it") && broken.contains("its name at 5"), "{broken}");
+}

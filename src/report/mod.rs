@@ -16,6 +16,7 @@ pub mod replay;
 mod row;
 pub mod rows;
 pub mod sheet;
+pub mod status;
 pub mod summary;
 
 pub use pick::Order;

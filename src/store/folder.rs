@@ -12,7 +12,7 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -217,7 +217,13 @@ impl Folder {
                 };
                 found
                     .into_iter()
-                    .filter_map(|meta| Some(Entry { name: name(&meta.location)?, size: meta.size }))
+                    .filter_map(|meta| {
+                        Some(Entry {
+                            name: name(&meta.location)?,
+                            size: meta.size,
+                            modified: meta.last_modified.into(),
+                        })
+                    })
                     .collect()
             }
         };
@@ -395,7 +401,8 @@ async fn walk(root: &Path, under: &str, entries: &mut Vec<Entry>) -> Result<()> 
             if kind.is_dir() {
                 folders.push(name);
             } else if let Some(meta) = absent_is_none(&entry.path(), entry.metadata().await)? {
-                entries.push(Entry { name, size: meta.len() });
+                let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                entries.push(Entry { name, size: meta.len(), modified });
             }
         }
     }
