@@ -28,7 +28,7 @@ use crate::load::{Fetched, Loader};
 use crate::plan::Opened;
 use crate::report::figures::Queues;
 use crate::sample::Record;
-use crate::sink::{Chain, Dataset, Notice};
+use crate::sink::{Chain, Dataset, Notice, Published};
 use crate::source::{Event, Source};
 use crate::stage::Fault;
 use crate::store::{Patience, patiently};
@@ -222,7 +222,9 @@ impl<S: Source> Intake<S> {
                 }
                 event = self.source.next(), if ask => match event {
                     Ok(event) => {
-                        state.source_patience = None;
+                        if let Some(mut patience) = state.source_patience.take() {
+                            patience.answered();
+                        }
                         match event {
                             Some(event) => self.on_event(event).await?,
                             None => {
@@ -353,7 +355,7 @@ impl<S: Source> Intake<S> {
 
     fn begin_drain(&mut self, because: Option<Error>) {
         if self.state.drain.is_none() {
-            tracing::info!("stopping: publishing what is finished");
+            tracing::info!(drain_s = self.config.drain_s, "stopping: publishing what is finished");
             self.state.pending.clear();
             self.state.recoveries.clear();
             self.state.drain = Some(Drain { started: Instant::now(), told_sink: false, because });
@@ -438,6 +440,7 @@ impl<S: Source> Intake<S> {
             lane.unpublished.durable(at);
         }
         self.meter.vitals.reached(&partition, at);
+        tracing::debug!(%partition, at, epoch, "reading");
         self.state.told_final = false;
         self.tell(Delivery::Start { chain, epoch }).await?;
         self.state.exhausted = false;
@@ -510,6 +513,7 @@ impl<S: Source> Intake<S> {
             Report::Stopped(error) => Err(error),
             Report::Sink(Notice::Published(part)) => {
                 self.meter.published(&part);
+                tell_of(&part);
                 self.storm.progressed(&part.partition, part.end);
                 if let Some(lane) = self.state.lanes.get_mut(&part.partition) {
                     lane.durable = lane.durable.max(part.end);
@@ -595,4 +599,12 @@ impl<S: Source> Intake<S> {
         let many = rows >= JUDGED_FROM_ROWS && failed as f64 > self.config.max_failed_share * rows as f64;
         many.then_some(Error::TooManyFailed { failed, rows })
     }
+}
+
+/// The line that a published part is worth: where it is, and what failed in it.
+fn tell_of(part: &Published) {
+    let Published { partition, from, end, rows, failed, bytes, outcomes, .. } = part;
+    let codes: Vec<_> = outcomes.failures.iter().map(|(code, n)| format!("{} {n}", code.as_str())).collect();
+    let codes = (!codes.is_empty()).then(|| codes.join(", "));
+    tracing::info!(%partition, from, end, rows, failed, codes, bytes, "part published");
 }

@@ -198,6 +198,16 @@ pub async fn run_with(
     let prepare = load.map(|load| Prepare::new(load, seed, pipeline.variants()));
     let writer = format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
     let run = uuid::Uuid::new_v4().to_string();
+    let (version, count) = (env!("CARGO_PKG_VERSION"), partitions.len());
+    tracing::info!(
+        version,
+        dataset = dataset.id,
+        dir = pipeline.sink.dir,
+        writer,
+        run,
+        partitions = count,
+        "run begins"
+    );
     let parts = Parts {
         source: source::open_where(discovery, &opened, partitions, Arc::new(fits))?,
         loader: loader.map(Arc::new),

@@ -73,6 +73,7 @@ impl Chain {
             let heard = Heard::now();
             match find_last(dataset, partition, None).await {
                 Ok(found) => {
+                    patience.answered();
                     let end = found.map_or(floor, |found| found.end.max(floor));
                     return Ok(Self { partition: partition.clone(), end, heard, wins: 0 });
                 }
@@ -99,7 +100,8 @@ impl Chain {
             tracing::warn!(partition = %self.partition, wins, wait_s = wait.as_secs(), "another writer keeps continuing this chain: do two processes have the same shard?");
             tokio::time::sleep(wait).await;
         } else {
-            tracing::info!(partition = %self.partition, at = end, "another writer continued this chain: going on behind it");
+            // The intake tells of the loss.
+            tracing::debug!(partition = %self.partition, at = end, "looking where the chain goes on");
         }
         Ok(Self { wins, ..Self::recover(dataset, &self.partition, end).await? })
     }
@@ -118,6 +120,7 @@ impl Chain {
         loop {
             match self.attempt(dataset, footer, &name, file).await {
                 Ok(Outcome::Published) => {
+                    patience.answered();
                     (self.end, self.wins) = (footer.end, 0);
                     return Ok(Outcome::Published);
                 }

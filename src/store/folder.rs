@@ -39,12 +39,14 @@ pub struct Patience {
     give_up: Duration,
     wait: Duration,
     since: Option<Instant>,
+    /// What did not answer last.
+    what: Option<String>,
 }
 
 impl Patience {
     /// Gives up `give_up` after the first failure in a row.
     pub fn new(give_up: Duration) -> Self {
-        Self { give_up, wait: FIRST_WAIT, since: None }
+        Self { give_up, wait: FIRST_WAIT, since: None, what: None }
     }
 
     /// Waits before another try. The error comes back if it is not `Error::Unavailable`, or if `give_up` is over.
@@ -57,6 +59,7 @@ impl Patience {
             return Err(Error::Unavailable { what: what.clone(), reason });
         }
         let left = self.give_up.saturating_sub(since.elapsed());
+        self.what = Some(what.clone());
         tracing::warn!(%what, %reason, giving_up_in_s = left.as_secs(), "no answer to work with: trying again");
         let jitter = (Uuid::new_v4().as_u128() % 256) as u32;
         tokio::time::sleep(self.wait + self.wait * jitter / 1024).await;
@@ -67,7 +70,9 @@ impl Patience {
     /// Forgets the failures so far: there was an answer.
     pub fn answered(&mut self) {
         self.wait = FIRST_WAIT;
-        self.since = None;
+        if let Some(since) = self.since.take() {
+            tracing::info!(what = self.what, after_s = since.elapsed().as_secs(), "there is an answer again");
+        }
     }
 }
 
@@ -79,7 +84,10 @@ pub async fn patiently<T, F: Future<Output = Result<T>>>(
     let mut patience = Patience::new(give_up);
     loop {
         match attempt().await {
-            Ok(value) => return Ok(value),
+            Ok(value) => {
+                patience.answered();
+                return Ok(value);
+            }
             Err(error) => patience.after(error).await?,
         }
     }
