@@ -14,12 +14,13 @@
 //! Modules, in the order of the flow: [`config`] (the pipeline file), [`pipeline`] (the only place that wires tasks and
 //! channels), [`plan`], [`source`], [`load`], [`degrade`], [`restore`], [`score`], [`sink`], [`report`]; what
 //! flows is in [`sample`], [`checkpoint`] and [`image`]; [`stream`] is the randomness, [`store`] folders and object stores,
-//! [`kafka`] connections to brokers.
+//! [`kafka`] connections to brokers, [`http`] where a run can be watched.
 
 pub mod checkpoint;
 pub mod config;
 pub mod degrade;
 pub mod error;
+pub mod http;
 pub mod image;
 pub mod kafka;
 pub mod load;

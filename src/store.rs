@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use object_store::aws::{AmazonS3Builder, AmazonS3ConfigKey};
 use object_store::azure::{AzureConfigKey, MicrosoftAzureBuilder};
@@ -26,6 +26,7 @@ mod answer;
 mod folder;
 
 pub(crate) use answer::Answer;
+pub use answer::errors;
 pub(crate) use folder::unavailable;
 pub use folder::{Patience, patiently};
 
@@ -104,6 +105,8 @@ pub struct Entry {
     pub name: String,
     /// Bytes.
     pub size: u64,
+    /// When it was written, by the store's clock; a disk that does not tell gives the epoch.
+    pub modified: SystemTime,
 }
 
 /// The kinds of object store, by URL scheme.

@@ -355,3 +355,27 @@ fn the_content_hash_covers_what_makes_a_row_and_nothing_else() {
         assert_ne!(ours, hash(&file, &[fixed]), "{fixed}");
     }
 }
+
+#[test]
+fn the_endpoint_is_off_until_an_address_is_written() {
+    use lm4lv::config::{HttpConfig, Listen};
+    let http = |text: &str| read(&format!("{BASE}{text}"), &[]).map(|pipeline| pipeline.http);
+    assert_eq!(http(""), Ok(HttpConfig::None));
+    assert_eq!(http("http: none\n"), Ok(HttpConfig::None));
+    for address in ["127.0.0.1:9600", "[::1]:9600", "0.0.0.0:80"] {
+        let listen = Listen(address.parse().unwrap());
+        assert_eq!(http(&format!("http: {{ listen: \"{address}\" }}\n")), Ok(HttpConfig::Listen(listen)));
+    }
+    for nonsense in ["9600", "localhost", "localhost:9600", "127.0.0.1", "127.0.0.1:96000", "http://127.0.0.1:9600"] {
+        let error = http(&format!("http: {{ listen: \"{nonsense}\" }}\n")).unwrap_err();
+        assert!(error.contains("p.yaml:3:") && error.contains("write 127.0.0.1:9600"), "{error}");
+    }
+    refused(
+        &format!("{BASE}http: {{ port: 9600 }}\n"),
+        &[],
+        &["`port` is not known here", "allowed here: none, listen"],
+    );
+    // Where a run is watched changes no row.
+    let hash = |text: &str| read(&format!("{BASE}{text}"), &[]).unwrap().content_hash("");
+    assert_eq!(hash(""), hash("http: { listen: \"127.0.0.1:1\" }\n"));
+}

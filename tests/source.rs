@@ -83,7 +83,7 @@ async fn read(source: &mut impl Source, at: impl Fn(&Partition) -> u64) -> Said 
                 assert_eq!(epochs[&partition], epoch);
                 said.ends.push((partition, next));
             }
-            Event::Revoked { .. } => panic!("nothing is revoked"),
+            Event::Gap { .. } | Event::Revoked { .. } => panic!("{event:?}"),
         }
     }
     said
@@ -105,7 +105,7 @@ fn positions(records: &[Record]) -> Vec<String> {
 
 fn as_json(reference: &Reference) -> serde_json::Value {
     match reference {
-        Reference::Missing => serde_json::Value::Null,
+        Reference::Missing | Reference::Unreadable(_) => serde_json::Value::Null,
         Reference::Uri(uri) | Reference::TooLong { start: uri, .. } => uri.as_str().into(),
         Reference::Inline { bytes, path } => {
             let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();

@@ -27,6 +27,11 @@ pub(crate) fn init(kind: LogKind, bars: &MultiProgress) {
     }
 }
 
+/// True if log lines are JSON.
+pub(crate) fn is_json() -> bool {
+    KIND.get() == Some(&LogKind::Json)
+}
+
 /// True if stderr is a terminal that wants colours.
 fn colours() -> bool {
     use std::io::IsTerminal;
@@ -46,7 +51,7 @@ pub(crate) fn last_words(error: &Error) {
         }
         cause = inner.source();
     }
-    if KIND.get() == Some(&LogKind::Json) {
+    if is_json() {
         tracing::error!(exit_code = error.exit_code(), "{text}");
     } else {
         say(&format!("error: {text}\n"));

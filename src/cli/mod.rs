@@ -16,6 +16,7 @@ mod restore;
 mod run;
 mod schema;
 mod sheet;
+mod status;
 pub(crate) mod summary;
 mod verify;
 
@@ -34,6 +35,7 @@ Examples:
   lm4lv run pipelines/quickstart.yaml            make a dataset; again: go on where it stopped
   lm4lv restore photos -o out --model MODEL --task TASK    restore a folder of images
   lm4lv check pipelines/quickstart.yaml          what would run make, without making it
+  lm4lv status out/quickstart                    how far is it
   lm4lv verify out/quickstart --pixels           is every row there, once, and right
   lm4lv sheet out/quickstart -o sheet.png        look at it
   lm4lv ops                                      degradations and presets for `degrade.recipe`
@@ -55,6 +57,8 @@ enum Command {
     Restore(restore::RestoreArgs),
     /// Check a pipeline file and show what it would make
     Check(check::CheckArgs),
+    /// How far a dataset is, from the dataset alone
+    Status(status::StatusArgs),
     /// Walk every chain of a dataset: each row there, exactly once
     Verify(verify::VerifyArgs),
     /// Rebuild a row from what it recorded and compare
@@ -83,6 +87,7 @@ impl Cli {
             Command::Run(args) => Box::pin(run::run(args)).await,
             Command::Restore(args) => Box::pin(restore::run(args)).await,
             Command::Check(args) => Box::pin(check::run(args)).await,
+            Command::Status(args) => Box::pin(status::run(args)).await,
             Command::Verify(args) => Box::pin(verify::run(args)).await,
             Command::Replay(args) => Box::pin(replay::run(args)).await,
             Command::Export(args) => Box::pin(export::run(args)).await,

@@ -11,15 +11,24 @@ use super::{duration, thousands};
 
 /// Between two lines; the first comes after a second.
 const LINE_EVERY: Duration = Duration::from_secs(10);
+/// The same while nothing moves: a stream may be quiet for a night.
+const QUIET_LINE_EVERY: Duration = Duration::from_secs(300);
 
 /// Shows snapshots. Call [`show`](Self::show) several times a second.
 pub(crate) struct Progress {
     view: View,
 }
 
+/// What a line told, and when.
+struct Line {
+    at: Instant,
+    rows: u64,
+    paused: Option<String>,
+}
+
 enum View {
     Bar(ProgressBar),
-    Lines { next: Instant },
+    Lines { next: Instant, last: Option<Line> },
     None,
 }
 
@@ -33,7 +42,7 @@ impl Progress {
         };
         let view = match kind {
             ProgressKind::Bar => View::Bar(bars.add(ProgressBar::no_length())),
-            ProgressKind::Lines => View::Lines { next: Instant::now() + Duration::from_secs(1) },
+            ProgressKind::Lines => View::Lines { next: Instant::now() + Duration::from_secs(1), last: None },
             ProgressKind::Auto | ProgressKind::None => View::None,
         };
         Self { view }
@@ -52,12 +61,16 @@ impl Progress {
                 bar.set_position(snapshot.rows);
                 bar.set_message(words(snapshot));
             }
-            View::Lines { next } => {
+            View::Lines { next, last } => {
                 let now = Instant::now();
-                if now >= *next {
-                    *next = now + LINE_EVERY;
-                    let of = snapshot.rows_total.map_or(String::new(), |total| format!(" of {}", thousands(total)));
-                    tracing::info!("{}{of} rows, {}", thousands(snapshot.rows), words(snapshot));
+                if now < *next {
+                    return;
+                }
+                *next = now + LINE_EVERY;
+                let same = |line: &Line| line.rows == snapshot.rows && line.paused == snapshot.paused;
+                if last.as_ref().is_none_or(|line| !same(line) || now - line.at >= QUIET_LINE_EVERY) {
+                    *last = Some(Line { at: now, rows: snapshot.rows, paused: snapshot.paused.clone() });
+                    line(snapshot);
                 }
             }
             View::None => {}
@@ -69,6 +82,17 @@ impl Progress {
         if let View::Bar(bar) = self.view {
             bar.finish_and_clear();
         }
+    }
+}
+
+/// One for people, or with a field for each figure.
+fn line(snapshot: &Snapshot) {
+    let Snapshot { rows, rows_total, failed, rows_per_s, limiting, paused, .. } = snapshot;
+    if super::logging::is_json() {
+        tracing::info!(rows, rows_total, failed, rows_per_s, limiting, paused, "progress");
+    } else {
+        let of = rows_total.map_or(String::new(), |total| format!(" of {}", thousands(total)));
+        tracing::info!("{}{of} rows, {}", thousands(*rows), words(snapshot));
     }
 }
 

@@ -1,7 +1,7 @@
 //! The pipeline file: its sections, read with line and column in every complaint, and checked as a whole.
 //!
 //! Text → tree (bounded, with places) → `--set` → variables → structs → checks across sections. A section's struct stands
-//! beside what it configures; this module has only [`Pipeline`], `report` and `run`.
+//! beside what it configures; this module has only [`Pipeline`], `report`, `http` and `run`.
 
 mod check;
 mod content;
@@ -21,7 +21,9 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 pub use self::schema::pipeline_schema;
-pub use self::sections::{Count, LogKind, ProgressKind, ReportConfig, RunConfig, SheetConfig, StormConfig};
+pub use self::sections::{
+    Count, HttpConfig, Listen, LogKind, ProgressKind, ReportConfig, RunConfig, SheetConfig, StormConfig,
+};
 
 use crate::degrade::DegradeConfig;
 use crate::error::{Error, Result};
@@ -64,6 +66,9 @@ pub struct Pipeline {
     /// Who is told of published parts. Never changes a row.
     #[serde(default)]
     pub events: EventsConfig,
+    /// Where a run can be watched: `none`, or `{ listen: "127.0.0.1:9600" }`.
+    #[serde(default)]
+    pub http: HttpConfig,
     /// How a process works.
     #[serde(default)]
     pub run: RunConfig,

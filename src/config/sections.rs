@@ -1,6 +1,7 @@
-//! The sections that belong to no step: `report` and `run`. The others stand beside what they configure.
+//! The sections that belong to no step: `report`, `http` and `run`. The others stand beside what they configure.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::num::NonZeroUsize;
 
 use schemars::JsonSchema;
@@ -28,6 +29,52 @@ pub struct SheetConfig {
 impl Default for SheetConfig {
     fn default() -> Self {
         Self { rows: 8 }
+    }
+}
+
+/// The `http` section: where a run answers `/metrics`, `/healthz`, `/readyz` and `/status`. Never changes a row.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum HttpConfig {
+    /// Nowhere.
+    #[default]
+    None,
+    /// At this address and port, such as `127.0.0.1:9600`. Whoever reaches it may read it, so another address than a loopback
+    /// one (`0.0.0.0:9600`) is only taken as written.
+    Listen(Listen),
+}
+
+/// An IP address and a port; port 0 is any that is free.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub struct Listen(pub SocketAddr);
+
+impl TryFrom<String> for Listen {
+    type Error = String;
+
+    fn try_from(text: String) -> Result<Self, String> {
+        text.parse().map(Self).map_err(|_| {
+            format!(
+                "`{text}` is not an IP address with a port: write 127.0.0.1:9600 for this machine alone, 0.0.0.0:9600 for \
+                 every network that it is on"
+            )
+        })
+    }
+}
+
+impl From<Listen> for String {
+    fn from(listen: Listen) -> Self {
+        listen.0.to_string()
+    }
+}
+
+impl JsonSchema for Listen {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Listen".into()
+    }
+
+    fn json_schema(_: &mut schemars::SchemaGenerator) -> schemars::Schema {
+        schemars::json_schema!({ "type": "string", "pattern": "^.+:[0-9]+$", "examples": ["127.0.0.1:9600"] })
     }
 }
 

@@ -6,10 +6,11 @@
 //!
 //! (long because slots, retries, deadline and memory are decided for each try together)
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::hash::{BuildHasher, RandomState};
 use std::path::{Component, Path};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -100,6 +101,7 @@ pub struct Loader {
     stores: Stores,
     budget: Budget,
     slots: Slots,
+    errors: Mutex<BTreeMap<FailureCode, u64>>,
 }
 
 /// Where relative references start.
@@ -166,8 +168,14 @@ impl Loader {
             stores: stores.clone(),
             budget: Budget::new(budget),
             slots: Slots::new(config),
+            errors: Mutex::default(),
             config: config.clone(),
         })
+    }
+
+    /// How many tries failed in a way that may pass, by what went wrong.
+    pub fn errors(&self) -> BTreeMap<FailureCode, u64> {
+        self.errors.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Fetches what `record` names, the image and its target at once. Each takes no longer than the deadline, not
@@ -239,6 +247,7 @@ impl Loader {
                 Ok(bytes) => return Ok(bytes),
                 Err(Stop::Memory(bytes)) => clock.excluding(allowance.cover(bytes)).await,
                 Err(Stop::Again { code, message, after }) => {
+                    *self.errors.lock().unwrap_or_else(PoisonError::into_inner).entry(code).or_default() += 1;
                     let pause = after.unwrap_or_else(|| self.backoff(one.attempts));
                     let late = pause >= clock.deadline.saturating_duration_since(Instant::now());
                     if one.attempts > self.config.retries || late {

@@ -15,8 +15,9 @@ use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use tokio::sync::{mpsc, watch};
 
-use super::pending::Pending;
+use super::pending::{Pending, Unpublished};
 use super::restore::Arrivals;
+use super::vitals::Now;
 use super::workers::Work;
 use super::{Delivery, Flow, Meter, Report, SinkState};
 use crate::checkpoint::{Checkpoint, Partition};
@@ -25,8 +26,9 @@ use crate::error::{Error, Result};
 use crate::load::storm::{Outcome, Storm, Verdict};
 use crate::load::{Fetched, Loader};
 use crate::plan::Opened;
+use crate::report::figures::Queues;
 use crate::sample::Record;
-use crate::sink::{Chain, Dataset, Notice};
+use crate::sink::{Chain, Dataset, Notice, Published};
 use crate::source::{Committed, Event, Source};
 use crate::stage::Fault;
 use crate::store::{Patience, patiently};
@@ -43,6 +45,8 @@ const BYTES_TOGETHER: u64 = 4 << 20;
 const TICK: Duration = Duration::from_millis(100);
 /// Between two looks at what other processes have done.
 const LOOK: Duration = Duration::from_secs(1);
+/// Turns of the loop between two looks at the clock: a look at each would cost what a small record costs.
+const TURNS: u32 = 64;
 
 /// How an intake ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +68,7 @@ struct Lane {
     durable: u64,
     /// Where it ends in this run, once the source has said so.
     end: Option<u64>,
+    unpublished: Unpublished,
 }
 
 impl Lane {
@@ -121,9 +126,22 @@ pub(crate) struct Intake<S> {
     pub(crate) state: State,
 }
 
+/// When the last tick was, and how many turns ago.
+struct Clock {
+    now: Instant,
+    turns: u32,
+}
+
+impl Default for Clock {
+    fn default() -> Self {
+        Self { now: Instant::now(), turns: 0 }
+    }
+}
+
 /// What changes while the intake runs.
 #[derive(Default)]
 pub(crate) struct State {
+    clock: Clock,
     lanes: HashMap<Partition, Lane>,
     /// Counts over all partitions, so that one that left and came back never repeats an epoch.
     last_epoch: u64,
@@ -158,11 +176,26 @@ struct Drain {
 impl<S: Source> Intake<S> {
     /// Runs to the end, or until `stop` resolves and what is in flight has been published.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Ended> {
+        let ended = self.turn(stop).await;
+        self.meter.turned(None);
+        ended
+    }
+
+    async fn turn(&mut self, stop: impl Future<Output = ()>) -> Result<Ended> {
         let mut stop = std::pin::pin!(stop);
         let mut stopped = false;
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        self.meter.turned(Some(Instant::now()));
         loop {
+            self.state.clock.turns += 1;
+            // Where something is always ready, the select below never comes to the tick.
+            if self.state.clock.turns >= TURNS {
+                self.state.clock.turns = 0;
+                if self.state.clock.now.elapsed() >= TICK {
+                    self.on_tick().await?;
+                }
+            }
             self.admit();
             self.meter.fetching.store(self.state.fetches.len() as u64, Relaxed);
             if let Some(ended) = self.over().await? {
@@ -200,13 +233,19 @@ impl<S: Source> Intake<S> {
                 Some(ends) = state.looks.next(), if !state.looks.is_empty() => self.on_looked(ends?),
                 event = self.source.next(hungry && !waiting), if ask => match event {
                     Ok(event) => {
-                        state.source_patience = None;
+                        if let Some(mut patience) = state.source_patience.take() {
+                            patience.answered();
+                        }
                         match event {
                             Some(event) => self.on_event(event).await?,
-                            None => state.exhausted = true,
+                            None => {
+                                state.exhausted = true;
+                                self.meter.set_ready();
+                            }
                         }
                     }
                     Err(error) => {
+                        self.meter.vitals.source_error();
                         let give_up = Duration::from_secs(self.config.storm.give_up_s);
                         let mut patience = state.source_patience.take().unwrap_or_else(|| Patience::new(give_up));
                         state.source_waits.push(Box::pin(async move {
@@ -248,6 +287,7 @@ impl<S: Source> Intake<S> {
             else {
                 continue;
             };
+            lane.unpublished.admit(record.position.offset, self.state.clock.now);
             let _weight = Weight::new(&self.state.fetching, record.bytes());
             let admitted = Admitted { record: Arc::new(record), epoch, seq: lane.seq, _weight };
             lane.seq += 1;
@@ -274,6 +314,7 @@ impl<S: Source> Intake<S> {
                 let lane = self.state.lanes.get_mut(&record.position.partition).filter(|lane| lane.epoch == epoch);
                 let Some(lane) = lane else { continue };
                 bytes += record.bytes();
+                lane.unpublished.admit(record.position.offset, self.state.clock.now);
                 let fetched = Fetched::from_bytes(Bytes::new());
                 works.push(Work { record: Arc::new(record), epoch, seq: lane.seq, fetched, provisional: None });
                 lane.seq += 1;
@@ -404,7 +445,7 @@ impl<S: Source> Intake<S> {
 
     fn begin_drain(&mut self, because: Option<Error>) {
         if self.state.drain.is_none() {
-            tracing::info!("stopping: publishing what is finished");
+            tracing::info!(drain_s = self.config.drain_s, "stopping: publishing what is finished");
             self.state.pending.clear();
             self.state.recoveries.clear();
             self.state.drain = Some(Drain { started: Instant::now(), told_sink: false, because });
@@ -420,6 +461,7 @@ impl<S: Source> Intake<S> {
     async fn on_event(&mut self, event: Event) -> Result<()> {
         match event {
             Event::Assigned { partition, committed } => {
+                self.meter.set_ready();
                 let epoch = self.new_epoch(&partition);
                 self.recover(partition, epoch, committed);
             }
@@ -446,6 +488,7 @@ impl<S: Source> Intake<S> {
                 self.state.lanes.remove(&partition);
                 self.state.pending.remove(&partition);
                 self.state.waiting.retain(|chain| *chain.partition() != partition);
+                self.meter.vitals.left(&partition);
                 self.tell(Delivery::Leave(partition, lost)).await?;
             }
         }
@@ -456,7 +499,10 @@ impl<S: Source> Intake<S> {
     fn new_epoch(&mut self, partition: &Partition) -> u64 {
         self.state.last_epoch += 1;
         let epoch = self.state.last_epoch;
-        self.state.lanes.insert(partition.clone(), Lane { epoch, seq: 0, begun: false, durable: 0, end: None });
+        self.meter.vitals.epoch();
+        let unpublished = self.state.lanes.remove(partition).map(|lane| lane.unpublished).unwrap_or_default();
+        let lane = Lane { epoch, seq: 0, begun: false, durable: 0, end: None, unpublished };
+        self.state.lanes.insert(partition.clone(), lane);
         epoch
     }
 
@@ -501,7 +547,10 @@ impl<S: Source> Intake<S> {
         if let Some(lane) = self.state.lanes.get_mut(&partition) {
             lane.begun = true;
             lane.durable = at;
+            lane.unpublished.durable(at);
         }
+        self.meter.vitals.reached(&partition, at);
+        tracing::debug!(%partition, at, epoch, "reading");
         self.state.told_final = false;
         self.tell(Delivery::Start { chain, epoch }).await?;
         self.state.exhausted = false;
@@ -536,6 +585,7 @@ impl<S: Source> Intake<S> {
     fn drop_finished(&mut self, partition: &Partition) {
         if self.state.lanes.get(partition).is_some_and(Lane::is_finished) {
             self.state.lanes.remove(partition);
+            self.meter.vitals.left(partition);
         }
     }
 
@@ -565,9 +615,12 @@ impl<S: Source> Intake<S> {
             Report::Stopped(error) => Err(error),
             Report::Sink(Notice::Published(part)) => {
                 self.meter.published(&part);
+                tell_of(&part);
                 self.storm.progressed(&part.partition, part.end);
                 if let Some(lane) = self.state.lanes.get_mut(&part.partition) {
                     lane.durable = lane.durable.max(part.end);
+                    lane.unpublished.durable(part.end);
+                    self.meter.vitals.reached(&part.partition, part.end);
                 }
                 self.drop_finished(&part.partition);
                 self.reached(&part.partition, part.end);
@@ -579,6 +632,7 @@ impl<S: Source> Intake<S> {
                 self.reached(&chain.partition().clone(), chain.end());
                 self.storm.progressed(chain.partition(), chain.end());
                 if foreign {
+                    self.meter.vitals.foreign_part();
                     let (partition, end) = (chain.partition(), chain.end());
                     tracing::warn!(%partition, end, "another writer continued this partition, going on behind it");
                     self.state.pending.remove(partition);
@@ -610,6 +664,9 @@ impl<S: Source> Intake<S> {
 
     async fn on_tick(&mut self) -> Result<()> {
         let now = Instant::now();
+        self.state.clock.now = now;
+        self.meter.turned(Some(now));
+        self.meter.vitals.tell(self.look());
         if self.state.retry_at.is_some_and(|at| now >= at) && self.state.drain.is_none() {
             self.state.retry_at = None;
             for chain in std::mem::take(&mut self.state.waiting) {
@@ -617,6 +674,14 @@ impl<S: Source> Intake<S> {
             }
         }
         let health = self.source.health();
+        if health.ready {
+            self.meter.set_ready();
+        }
+        for (partition, end) in &health.ends {
+            if let Some(lane) = self.state.lanes.get(partition) {
+                self.meter.set_lag(partition, end.saturating_sub(lane.durable));
+            }
+        }
         self.meter.set_paused(self.storm.describe().or(health.trouble));
         let settled = self.storm.settled(now);
         if settled > self.state.settled {
@@ -629,9 +694,33 @@ impl<S: Source> Intake<S> {
         Ok(())
     }
 
+    /// What is where.
+    fn look(&self) -> Now {
+        let (state, held) = (&self.state, &self.flow.held);
+        let queues = Queues {
+            pending_records: state.pending.len() as u64,
+            fetching_records: state.fetches.len() as u64,
+            working_records: self.flow.working.load(Relaxed),
+            records_bytes: held.items.load(Relaxed),
+            rows_bytes: held.sink.load(Relaxed),
+            parts_bytes: held.queued.load(Relaxed),
+        };
+        let oldest = state.lanes.values().filter_map(|lane| lane.unpublished.oldest()).min();
+        let fetch_errors = self.loader.as_ref().map(|loader| loader.errors()).unwrap_or_default();
+        Now { queues, oldest, fetch_errors }
+    }
+
     fn too_many_failed(&self) -> Option<Error> {
         let (rows, failed) = (self.meter.judged.load(Relaxed), self.meter.judged_failed.load(Relaxed));
         let many = rows >= JUDGED_FROM_ROWS && failed as f64 > self.config.max_failed_share * rows as f64;
         many.then_some(Error::TooManyFailed { failed, rows })
     }
+}
+
+/// The line that a published part is worth: where it is, and what failed in it.
+fn tell_of(part: &Published) {
+    let Published { partition, from, end, rows, failed, bytes, outcomes, .. } = part;
+    let codes: Vec<_> = outcomes.failures.iter().map(|(code, n)| format!("{} {n}", code.as_str())).collect();
+    let codes = (!codes.is_empty()).then(|| codes.join(", "));
+    tracing::info!(%partition, from, end, rows, failed, codes, bytes, "part published");
 }

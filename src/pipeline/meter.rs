@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::vitals::Vitals;
 use crate::checkpoint::Partition;
 use crate::plan::PlannedPartition;
 use crate::report::summary::{Batches, Snapshot, StageShare, Summary};
@@ -22,8 +23,8 @@ const WAITING: f64 = 0.2;
 /// Counters of one run. All methods may be called from any thread.
 #[derive(Debug)]
 pub struct Meter {
-    started: Instant,
-    workers: usize,
+    pub(super) started: Instant,
+    pub(super) workers: usize,
     rows: AtomicU64,
     /// When the first and the last row so far were finished, nanoseconds since the start; 0 before there is one.
     first_row: AtomicU64,
@@ -36,6 +37,7 @@ pub struct Meter {
     pub(super) fetching: AtomicU64,
     busy: [AtomicU64; STAGES.len()],
     slow: Mutex<Slow>,
+    pub(super) vitals: Vitals,
 }
 
 /// What changes rarely or is read rarely.
@@ -104,6 +106,7 @@ impl Meter {
             fetching: AtomicU64::new(0),
             busy: Default::default(),
             slow: Mutex::default(),
+            vitals: Vitals::default(),
         }
     }
 
@@ -131,6 +134,7 @@ impl Meter {
     pub(super) fn add_batch(&self, started: Instant, ended: Instant, pieces: usize) {
         let busy = ended.duration_since(started);
         self.add_busy(RESTORE, busy);
+        self.vitals.batch(pieces);
         let mut slow = self.slow();
         let none = Restoring { first: started, last: ended, busy: Duration::ZERO, batches: 0, pieces: 0 };
         let restoring = slow.restoring.get_or_insert(none);
@@ -146,6 +150,8 @@ impl Meter {
         slow.variants = u64::from(variants);
         slow.rows_total = Some(slow.variants * partitions.iter().map(|partition| partition.rows).sum::<u64>());
         slow.positions = partitions.iter().map(|partition| (partition.partition.clone(), partition.rows)).collect();
+        drop(slow);
+        self.set_planned();
     }
 
     /// A chain was found to have come to `end`, by an earlier run or another writer.
@@ -160,6 +166,7 @@ impl Meter {
 
     /// A part of this run is durable.
     pub(super) fn published(&self, part: &Published) {
+        self.vitals.part(part.bytes);
         let mut slow = self.slow();
         slow.parts += 1;
         slow.bytes += part.bytes;
@@ -167,6 +174,17 @@ impl Meter {
         slow.skipped += part.skipped;
         slow.reach(&part.partition, part.end, true);
         slow.outcomes.merge(&part.outcomes);
+    }
+
+    /// Rows, positions without rows, parts and bytes that this process published.
+    pub(super) fn published_so_far(&self) -> (u64, u64, u64, u64) {
+        let slow = self.slow();
+        (slow.published, slow.skipped, slow.parts, slow.bytes)
+    }
+
+    /// Seconds that threads were busy with each stage so far.
+    pub(super) fn busy_s(&self) -> Vec<(&'static str, f64)> {
+        STAGES.iter().zip(&self.busy).map(|(stage, ns)| (*stage, ns.load(Relaxed) as f64 / 1e9)).collect()
     }
 
     fn totals(&self) -> Totals {

@@ -27,6 +27,7 @@ mod meter;
 mod pending;
 mod restore;
 mod run;
+mod vitals;
 mod workers;
 
 use std::future::Future;

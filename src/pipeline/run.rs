@@ -4,9 +4,13 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::config::{Pipeline, ReportConfig};
+use tokio::sync::oneshot;
+use tokio::task::JoinHandle;
+
+use crate::config::{HttpConfig, Pipeline, ReportConfig};
 use crate::degrade::Degrade;
 use crate::error::{Error, Result};
+use crate::http;
 use crate::load::{self, LoadConfig, Loader, Prepare};
 use crate::pipeline::restore::Cutter;
 use crate::pipeline::{Ended, Meter, Parts, drive};
@@ -24,6 +28,9 @@ use crate::store::{Folder, patiently};
 
 /// The contact sheet, below the dataset's folder.
 const SHEET: &str = "report/sheet.png";
+
+/// How long requests under way have once the run is over.
+const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Parts of full size that may wait on the local disk for a slow store before intake pauses.
 const QUEUED_PARTS: u64 = 4;
@@ -130,8 +137,35 @@ pub async fn run(
     meter: Arc<Meter>,
     stop: impl Future<Output = ()>,
 ) -> Result<(Summary, Ended)> {
-    let restorer = pipeline.restore.as_ref().map(restore::open).transpose()?;
-    run_with(pipeline, options, meter, stop, restorer.map(Arc::from)).await
+    let watched = Watched::start(pipeline.http, &meter).await?;
+    let outcome = match pipeline.restore.as_ref().map(restore::open).transpose() {
+        Ok(restorer) => run_with(pipeline, options, meter, stop, restorer.map(Arc::from)).await,
+        Err(error) => Err(error),
+    };
+    watched.end().await;
+    outcome
+}
+
+/// The endpoint beside a run: there before a store or a model is waited for, and until the last part is published.
+struct Watched(Option<(oneshot::Sender<()>, JoinHandle<()>)>);
+
+impl Watched {
+    async fn start(config: HttpConfig, meter: &Arc<Meter>) -> Result<Self> {
+        let HttpConfig::Listen(listen) = config else { return Ok(Self(None)) };
+        let listener = http::bind(listen).await?;
+        let (stop, stopped) = oneshot::channel();
+        let meter = Arc::clone(meter);
+        let server = http::serve(listener, Arc::new(move || meter.figures()), async move { drop(stopped.await) });
+        Ok(Self(Some((stop, tokio::spawn(server)))))
+    }
+
+    async fn end(self) {
+        if let Some((stop, server)) = self.0 {
+            drop(stop);
+            // Who keeps a connection open does not keep the process.
+            drop(tokio::time::timeout(FAREWELL, server).await);
+        }
+    }
 }
 
 /// [`run`] with a restorer that is there already, in place of the one that section `restore` asks for; without the section there
@@ -179,6 +213,16 @@ pub async fn run_with(
     let prepare = load.map(|load| Prepare::new(load, seed, pipeline.variants()));
     let writer = format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
     let run = uuid::Uuid::new_v4().to_string();
+    let (version, count) = (env!("CARGO_PKG_VERSION"), partitions.len());
+    tracing::info!(
+        version,
+        dataset = dataset.id,
+        dir = pipeline.sink.dir,
+        writer,
+        run,
+        partitions = count,
+        "run begins"
+    );
     let parts = Parts {
         bounds: discovery.bounds(),
         source: source::open_where(discovery, &opened, partitions, Arc::new(fits), options.limit)?,

@@ -266,7 +266,8 @@ impl Crew {
     /// Counts the finished rows.
     fn count(&self, item: Item) -> Item {
         self.meter.add_rows(item.samples.len() as u64);
-        let failed = item.samples.iter().filter(|sample| sample.failure.is_some()).count();
+        let failures = item.samples.iter().filter_map(|sample| sample.failure.as_ref());
+        let failed = failures.inspect(|failure| self.meter.vitals.failed(failure.code)).count();
         self.meter.failed.fetch_add(failed as u64, Relaxed);
         if item.provisional.is_none() {
             self.meter.judged.fetch_add(item.samples.len() as u64, Relaxed);

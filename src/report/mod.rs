@@ -6,6 +6,7 @@ mod canvas;
 mod decode;
 pub mod export;
 pub mod failures;
+pub mod figures;
 mod json;
 mod layout;
 mod part;
@@ -15,6 +16,7 @@ pub mod replay;
 mod row;
 pub mod rows;
 pub mod sheet;
+pub mod status;
 pub mod summary;
 
 pub use pick::Order;

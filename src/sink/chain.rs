@@ -104,6 +104,7 @@ impl Chain {
             };
             match found {
                 Ok(found) => {
+                    patience.answered();
                     let end = found.as_ref().map_or(floor, |found| found.footer().end.max(floor));
                     return Ok((Self { partition: partition.clone(), end, heard, wins: 0 }, found));
                 }
@@ -130,7 +131,8 @@ impl Chain {
             tracing::warn!(partition = %self.partition, wins, wait_s = wait.as_secs(), "another writer keeps continuing this chain: do two processes have the same shard?");
             tokio::time::sleep(wait).await;
         } else {
-            tracing::info!(partition = %self.partition, at = end, "another writer continued this chain: going on behind it");
+            // The intake tells of the loss.
+            tracing::debug!(partition = %self.partition, at = end, "looking where the chain goes on");
         }
         Ok(Self { wins, ..Self::take_over(dataset, &self.partition, end, None).await? })
     }
@@ -149,6 +151,7 @@ impl Chain {
         loop {
             match self.attempt(dataset, footer, &name, file).await {
                 Ok(Outcome::Published) => {
+                    patience.answered();
                     (self.end, self.wins) = (footer.end, 0);
                     if dataset.events.is_some() {
                         let bytes = std::fs::metadata(file).map_err(|error| Error::disk(file, error))?.len();

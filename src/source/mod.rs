@@ -103,7 +103,7 @@ pub trait Source: Send + 'static {
 
     /// How the source is.
     fn health(&self) -> Health {
-        Health { ready: true, ..Health::default() }
+        Health::default()
     }
 }
 

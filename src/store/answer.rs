@@ -1,14 +1,25 @@
 //! What an object store's error means, in words short enough for a person and a log: object_store's own repeat the URL, the
 //! time taken, and whole XML documents.
 
+use std::collections::BTreeMap;
 use std::error::Error as _;
 use std::fmt;
+use std::sync::{Mutex, PoisonError};
 
 use object_store::Error as StoreError;
 use object_store::client::{HttpError, HttpErrorKind};
 
 /// Where clouds keep a machine's own credentials. object_store asks there when it was given none.
 const METADATA: &[&str] = &["://169.254.169.254", "://169.254.170.2", "://metadata.google.internal"];
+
+/// One for the process, since folders are opened in a dozen places that know nothing of each other.
+static ERRORS: Mutex<BTreeMap<&str, u64>> = Mutex::new(BTreeMap::new());
+
+/// Requests to stores that failed since the process began, by kind, such as `server_error`; those for images that records name
+/// are not among them.
+pub fn errors() -> BTreeMap<&'static str, u64> {
+    ERRORS.lock().unwrap_or_else(PoisonError::into_inner).clone()
+}
 
 /// How a store failed to do as it was asked.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -64,6 +75,28 @@ impl Answer {
             Some(_) => Self::Broken,
             None if chain.contains("Server returned error response") => Self::Failed,
             None => Self::Other(error.to_string()),
+        }
+    }
+
+    /// Counts it among [`errors`].
+    pub(super) fn count(&self) {
+        *ERRORS.lock().unwrap_or_else(PoisonError::into_inner).entry(self.kind()).or_default() += 1;
+    }
+
+    /// In one word, a failure code's where there is such a one.
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Status(401, _) | Self::NoCredentials => "unauthorized",
+            Self::Status(403, _) => "access_denied",
+            Self::Status(404, _) => "not_found",
+            Self::Status(429, _) => "rate_limited",
+            Self::Status(500.., _) | Self::Failed => "server_error",
+            Self::Status(..) => "http_status",
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Silent => "timeout",
+            Self::Broken => "bad_response",
+            Self::Other(_) => "other",
         }
     }
 

@@ -12,7 +12,7 @@ use std::future::Future;
 use std::io;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use bytes::Bytes;
 use futures::TryStreamExt;
@@ -39,12 +39,14 @@ pub struct Patience {
     give_up: Duration,
     wait: Duration,
     since: Option<Instant>,
+    /// What did not answer last.
+    what: Option<String>,
 }
 
 impl Patience {
     /// Gives up `give_up` after the first failure in a row.
     pub fn new(give_up: Duration) -> Self {
-        Self { give_up, wait: FIRST_WAIT, since: None }
+        Self { give_up, wait: FIRST_WAIT, since: None, what: None }
     }
 
     /// Waits before another try. The error comes back if it is not `Error::Unavailable`, or if `give_up` is over.
@@ -57,6 +59,7 @@ impl Patience {
             return Err(Error::Unavailable { what: what.clone(), reason });
         }
         let left = self.give_up.saturating_sub(since.elapsed());
+        self.what = Some(what.clone());
         tracing::warn!(%what, %reason, giving_up_in_s = left.as_secs(), "no answer to work with: trying again");
         let jitter = (Uuid::new_v4().as_u128() % 256) as u32;
         tokio::time::sleep(self.wait + self.wait * jitter / 1024).await;
@@ -67,7 +70,9 @@ impl Patience {
     /// Forgets the failures so far: there was an answer.
     pub fn answered(&mut self) {
         self.wait = FIRST_WAIT;
-        self.since = None;
+        if let Some(since) = self.since.take() {
+            tracing::info!(what = self.what, after_s = since.elapsed().as_secs(), "there is an answer again");
+        }
     }
 }
 
@@ -79,7 +84,10 @@ pub async fn patiently<T, F: Future<Output = Result<T>>>(
     let mut patience = Patience::new(give_up);
     loop {
         match attempt().await {
-            Ok(value) => return Ok(value),
+            Ok(value) => {
+                patience.answered();
+                return Ok(value);
+            }
             Err(error) => patience.after(error).await?,
         }
     }
@@ -217,7 +225,13 @@ impl Folder {
                 };
                 found
                     .into_iter()
-                    .filter_map(|meta| Some(Entry { name: name(&meta.location)?, size: meta.size }))
+                    .filter_map(|meta| {
+                        Some(Entry {
+                            name: name(&meta.location)?,
+                            size: meta.size,
+                            modified: meta.last_modified.into(),
+                        })
+                    })
                     .collect()
             }
         };
@@ -260,8 +274,10 @@ impl Folder {
 /// What a store's refusal means to a run; `what` is the URL. A missing object is the caller's question: what is missing here is
 /// the bucket. Wrong or missing credentials may be renewed while the run waits.
 pub(crate) fn unavailable(what: String, error: &StoreError) -> Error {
-    match Answer::of(error) {
-        answer @ Answer::Status(404, _) => Error::Config(format!("{what}: no such bucket or container: {answer}")),
+    let answer = Answer::of(error);
+    answer.count();
+    match answer {
+        Answer::Status(404, _) => Error::Config(format!("{what}: no such bucket or container: {answer}")),
         answer => Error::Unavailable { what, reason: answer.to_string() },
     }
 }
@@ -393,7 +409,8 @@ async fn walk(root: &Path, under: &str, entries: &mut Vec<Entry>) -> Result<()> 
             if kind.is_dir() {
                 folders.push(name);
             } else if let Some(meta) = absent_is_none(&entry.path(), entry.metadata().await)? {
-                entries.push(Entry { name, size: meta.len() });
+                let modified = meta.modified().unwrap_or(SystemTime::UNIX_EPOCH);
+                entries.push(Entry { name, size: meta.len(), modified });
             }
         }
     }

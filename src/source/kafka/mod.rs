@@ -38,7 +38,7 @@ const LEAVE_WITHIN: Duration = Duration::from_secs(5);
 pub struct Health {
     /// Why nothing comes, where that is somebody's fault.
     pub trouble: Option<String>,
-    /// The first partitions (or none, if there are none) are ours.
+    /// The group has given us its first partitions, or none of them.
     pub ready: bool,
     /// Of each partition that is ours, the offset behind the newest message.
     pub ends: BTreeMap<Partition, u64>,
