@@ -99,6 +99,21 @@ pub struct Record {
 }
 
 impl Record {
+    /// A record with nothing but these.
+    pub fn new(key: impl Into<String>, reference: Reference, position: Position) -> Self {
+        Self {
+            key: key.into(),
+            reference,
+            target: None,
+            task: None,
+            position,
+            source_file: None,
+            source_row: None,
+            listed: None,
+            kept: None,
+        }
+    }
+
     /// The number in kept column `name` (any integer or float type, booleans as 0 and 1); `None` if absent or null.
     pub fn number(&self, name: &str) -> Option<f64> {
         use arrow::array::{Array, AsArray};

@@ -11,6 +11,7 @@ pub(crate) mod logging;
 mod model;
 mod ops;
 pub(crate) mod progress;
+mod publish;
 mod replay;
 mod restore;
 mod run;
@@ -59,6 +60,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Rebuild a row from what it recorded and compare
     Replay(replay::ReplayArgs),
+    /// Send the rows of Parquet files to a Kafka topic, each exactly once
+    Publish(publish::PublishArgs),
     /// Copy a dataset into folders or WebDataset shards
     Export(export::ExportArgs),
     /// Draw a contact sheet of a dataset
@@ -85,6 +88,7 @@ impl Cli {
             Command::Check(args) => Box::pin(check::run(args)).await,
             Command::Verify(args) => Box::pin(verify::run(args)).await,
             Command::Replay(args) => Box::pin(replay::run(args)).await,
+            Command::Publish(args) => publish::run(args).await,
             Command::Export(args) => Box::pin(export::run(args)).await,
             Command::Sheet(args) => Box::pin(sheet::run(args)).await,
             Command::Bench(args) => bench::run(&args),

@@ -22,6 +22,7 @@ use serde::Deserialize;
 
 pub use self::schema::pipeline_schema;
 pub use self::sections::{Count, LogKind, ProgressKind, ReportConfig, RunConfig, SheetConfig, StormConfig};
+pub use self::vars::expand_text;
 
 use crate::degrade::DegradeConfig;
 use crate::error::{Error, Result};

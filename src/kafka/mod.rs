@@ -12,6 +12,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::error::{Error, Result};
 
+pub mod publish;
+
 /// How long one question to a broker may take.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
@@ -37,7 +39,9 @@ impl Connection<'_> {
         }
         let mut config = ClientConfig::new();
         config.set_log_level(RDKafkaLogLevel::Info);
-        defaults.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
+        for (key, value) in defaults {
+            config.set(*key, *value);
+        }
         for (key, value) in self.properties {
             if let Some((_, ours)) = fixed.iter().find(|(fixed, _)| fixed == key) {
                 return wrong(key, format!("is always {ours}, since delivery rests on it: leave it out"));
@@ -53,7 +57,9 @@ impl Connection<'_> {
                 return wrong(key, words(&error));
             }
         }
-        fixed.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
+        for (key, value) in fixed {
+            config.set(*key, *value);
+        }
         config.set("bootstrap.servers", self.brokers);
         Ok(config)
     }
@@ -84,6 +90,7 @@ pub(crate) fn failed(what: &str, error: &KafkaError) -> Error {
             | Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
             | Code::UnknownTopicOrPartition
             | Code::UnknownTopic
             | Code::InvalidTopic
@@ -149,7 +156,11 @@ impl ClientContext for Hearing {
         let down = refused
             || matches!(
                 error.rdkafka_error_code(),
-                Some(RDKafkaErrorCode::AllBrokersDown | RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::Resolve)
+                Some(
+                    RDKafkaErrorCode::AllBrokersDown
+                        | RDKafkaErrorCode::BrokerTransportFailure
+                        | RDKafkaErrorCode::Resolve
+                )
             );
         tracing::debug!(target: "librdkafka", "{error}: {reason}");
         if !down {

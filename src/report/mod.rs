@@ -6,7 +6,7 @@ mod canvas;
 mod decode;
 pub mod export;
 pub mod failures;
-mod json;
+pub(crate) mod json;
 mod layout;
 mod part;
 mod pick;
