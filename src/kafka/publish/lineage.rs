@@ -10,7 +10,7 @@ use rdkafka::{Offset, TopicPartitionList};
 
 use super::topic::Topic;
 use crate::error::{Error, Result};
-use crate::kafka::{ANSWER, failed};
+use crate::kafka::failed;
 
 const INPUT: &str = "lm4lv.input";
 const ROW: &str = "lm4lv.row";
@@ -143,8 +143,7 @@ fn last_messages(topic: &Topic, counts: impl Fn(Option<&Lineage>) -> bool) -> Re
     // By partition: look from the first offset on for messages below the second.
     let mut open: BTreeMap<i32, (i64, i64)> = BTreeMap::new();
     for p in 0..topic.partitions as i32 {
-        let (low, high) =
-            topic.consumer.fetch_watermarks(&topic.name, p, ANSWER).map_err(|error| topic.failed(&error))?;
+        let (low, high) = topic.watermarks(p)?;
         lows.push(low);
         if high > low {
             open.insert(p, ((high - FIRST_STEP).max(low), high));

@@ -10,15 +10,12 @@ use rdkafka::message::{DeliveryResult, Message, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer, ProducerContext};
 
 use super::message::Form;
-use super::topic::{refused, wrong};
+use super::topic::{CALL, refused, wrong};
 use crate::error::{Error, Result};
 use crate::kafka::{Connection, Hearing, failed};
 
 /// Brokers may be away for so long while a transaction is open; then they have dropped it.
 const PATIENCE: Duration = Duration::from_secs(90);
-
-/// How long one call waits, between looks at what the brokers say.
-const CALL: Duration = Duration::from_secs(1);
 
 /// Sends messages in transactions.
 pub(super) struct Sender {
@@ -79,6 +76,7 @@ impl Sender {
         ];
         let id = format!("lm4lv-publish-{topic}");
         let fixed = [
+            ("acks", "all"),
             ("enable.idempotence", "true"),
             ("transactional.id", id.as_str()),
             // A commit fails if one message did: successes need no report each.

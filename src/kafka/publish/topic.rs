@@ -15,6 +15,9 @@ use crate::kafka::{ANSWER, Connection, Hearing, failed, words};
 /// A new topic's partitions have leaders by then.
 const NEW_TOPIC: Duration = Duration::from_secs(30);
 
+/// How long one call waits, between looks at what the brokers say.
+pub(super) const CALL: Duration = Duration::from_secs(1);
+
 /// A consumer that takes part in no group still needs a name for it.
 const FIXED: &[(&str, &str)] = &[
     ("group.id", "lm4lv-publish"),
@@ -107,7 +110,7 @@ impl Topic {
 
     /// The number of partitions; `None` if there is no such topic.
     fn count(&self) -> Result<Option<u64>> {
-        let metadata = self.consumer.fetch_metadata(Some(&self.name), ANSWER).map_err(|error| self.failed(&error))?;
+        let metadata = self.ask(|| self.consumer.fetch_metadata(Some(&self.name), CALL))?;
         let Some(topic) = metadata.topics().iter().find(|topic| topic.name() == self.name) else { return Ok(None) };
         match topic.error().map(RDKafkaErrorCode::from) {
             None if topic.partitions().is_empty() => Ok(None),
@@ -117,10 +120,32 @@ impl Topic {
         }
     }
 
+    /// Where partition `p` begins and ends.
+    pub(super) fn watermarks(&self, p: i32) -> Result<(i64, i64)> {
+        self.ask(|| self.consumer.fetch_watermarks(&self.name, p, CALL))
+    }
+
+    /// Asks again and again, until there is an answer or no hope for one.
+    fn ask<T>(&self, question: impl Fn() -> Result<T, KafkaError>) -> Result<T> {
+        let asked = Instant::now();
+        loop {
+            match question() {
+                Ok(answer) => return Ok(answer),
+                Err(error) if asked.elapsed() > ANSWER => return Err(self.failed(&error)),
+                Err(error) => {
+                    let failed = self.failed(&error);
+                    if !matches!(failed, Error::Unavailable { .. }) {
+                        return Err(failed);
+                    }
+                }
+            }
+        }
+    }
+
     /// What it means that a question failed.
     pub(super) fn failed(&self, error: &KafkaError) -> Error {
         // What librdkafka has to say besides is heard on polling.
-        drop(self.consumer.poll(Duration::ZERO));
+        while self.consumer.poll(Duration::from_millis(20)).is_some() {}
         self.refused().err().unwrap_or_else(|| failed(&format!("topic {}", self.name), error))
     }
 
