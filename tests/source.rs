@@ -83,7 +83,7 @@ async fn read(source: &mut impl Source, at: impl Fn(&Partition) -> u64) -> Said 
                 assert_eq!(epochs[&partition], epoch);
                 said.ends.push((partition, next));
             }
-            Event::Gap { .. } | Event::Revoked { .. } => panic!("{event:?}"),
+            Event::Gap { .. } | Event::Revoked { .. } => panic!("neither is known here"),
         }
     }
     said

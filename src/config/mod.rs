@@ -24,6 +24,7 @@ pub use self::schema::pipeline_schema;
 pub use self::sections::{
     Count, HttpConfig, Listen, LogKind, ProgressKind, ReportConfig, RunConfig, SheetConfig, StormConfig,
 };
+pub use self::vars::expand_text;
 
 use crate::degrade::DegradeConfig;
 use crate::error::{Error, Result};

@@ -15,6 +15,8 @@ use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::error::{Error, Result};
 
+pub mod publish;
+
 /// How long one question to a broker may take.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
 
@@ -91,6 +93,7 @@ pub(crate) fn failed(what: &str, error: &KafkaError) -> Error {
             | Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
             | Code::UnknownTopicOrPartition
             | Code::UnknownTopic
             | Code::InvalidTopic

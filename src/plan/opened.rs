@@ -6,11 +6,12 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{
-    Change, Input, MAX_PARTITIONS, PLAN, Plan, PlannedPartition, Topic, change_name, damaged, diff, extension_name,
-    parse, partitions_of,
+    Change, FORMAT, Input, MAX_PARTITIONS, PLAN, Plan, PlannedPartition, Topic, change_name, content_hash, damaged,
+    diff, extension_name, parse, partitions_of,
 };
 use crate::checkpoint::Partition;
 use crate::error::{Error, Result};
+use crate::source::Discovery;
 use crate::store::Folder;
 
 /// A dataset's plan with all that was added to it, as every process reads it.
@@ -60,6 +61,33 @@ impl Opened {
         opened.read_extensions(folder).await?;
         opened.read_changes(folder).await?;
         Ok(Some(opened))
+    }
+
+    /// The plan of what `discovery` found, written nowhere: for a reader that keeps its progress elsewhere.
+    pub(crate) fn unwritten(discovery: &Discovery, rows_per_partition: u64) -> Result<Self> {
+        let inputs = discovery.inputs(|_| true, rows_per_partition)?.inputs;
+        let content = Value::Null;
+        let plan = Plan {
+            format: FORMAT,
+            dataset: String::new(),
+            content_hash: content_hash(&content),
+            schema_hash: String::new(),
+            content,
+            inputs,
+            topics: Vec::new(),
+        };
+        Ok(Self {
+            inputs: plan.inputs.clone(),
+            content_hash: plan.content_hash.clone(),
+            content: Value::Null,
+            changes: 0,
+            created: false,
+            new: Vec::new(),
+            listings: Vec::new(),
+            extensions: 0,
+            bytes: Bytes::new(),
+            plan,
+        })
     }
 
     /// Reads the extensions that have come since.
