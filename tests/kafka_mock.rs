@@ -18,9 +18,9 @@ use worker::Worker;
 #[expect(dead_code, reason = "each test file uses its own part")]
 mod common;
 #[path = "kafka/guard.rs"]
-#[expect(dead_code, reason = "each test file uses its own part")]
 mod guard;
 #[path = "kafka/worker.rs"]
+#[expect(dead_code, reason = "each test file uses its own part")]
 mod worker;
 
 const TOPIC: &str = "photographs";
@@ -91,7 +91,7 @@ impl Mock {
 fn wait_until(worker: &Worker, mut done: impl FnMut() -> bool) {
     let began = Instant::now();
     while !done() {
-        assert!(began.elapsed() < Duration::from_secs(60), "{}", worker.log());
+        assert!(began.elapsed() < Duration::from_secs(50), "{}", worker.log());
         std::thread::sleep(Duration::from_millis(50));
     }
 }

@@ -45,7 +45,11 @@ fn workers_that_are_killed_frozen_and_started_anew_write_every_offset_once() {
     job.wait_for_rows(1200);
     // A commit that the group did not take in the middle of all this is sent again.
     let committed = || broker.committed(&job.group, &topic);
-    wait_until(20, || format!("{:?}\n{}", committed(), job.logs()), || committed() == (0..6).map(|partition| (partition, 200)).collect());
+    wait_until(
+        20,
+        || format!("{:?}\n{}", committed(), job.logs()),
+        || committed() == (0..6).map(|partition| (partition, 200)).collect(),
+    );
     for worker in &mut workers[1..] {
         worker.term();
     }
@@ -206,7 +210,8 @@ fn events_come_at_least_once_and_repeats_carry_their_key() {
                 assert_eq!(told.len(), with_rows.len());
                 for footer in with_rows {
                     let found = told.values().find(|value| {
-                        value["partition"] == footer["partition"].as_str() && value["from"].to_string() == footer["from"]
+                        value["partition"] == footer["partition"].as_str()
+                            && value["from"].to_string() == footer["from"]
                     });
                     let found = found.unwrap_or_else(|| panic!("nothing of {footer:?}"));
                     for column in ["end", "rows", "failed"] {

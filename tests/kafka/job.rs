@@ -148,7 +148,10 @@ fn reader(part: &Path) -> SerializedFileReader<std::fs::File> {
 fn footer(part: &Path) -> BTreeMap<String, String> {
     let reader = reader(part);
     let pairs = reader.metadata().file_metadata().key_value_metadata().unwrap();
-    pairs.iter().filter_map(|pair| Some((pair.key.trim_start_matches("lm4lv.").to_owned(), pair.value.clone()?))).collect()
+    pairs
+        .iter()
+        .filter_map(|pair| Some((pair.key.trim_start_matches("lm4lv.").to_owned(), pair.value.clone()?)))
+        .collect()
 }
 
 fn merge(into: &mut Value, more: Value) {

@@ -268,7 +268,9 @@ impl Poller {
     /// Tells the group what the last owner could not tell it, because it was killed or the group was about to change.
     fn tell_group(&mut self, partition: &Partition, at: u64) {
         let Some(&index) = self.state.by_name.get(partition) else { return };
-        if let Some(known) = self.state.slots[index].committed.take().filter(|known| known.offset < at && !known.foreign) {
+        if let Some(known) =
+            self.state.slots[index].committed.take().filter(|known| known.offset < at && !known.foreign)
+        {
             self.state.published.insert(index, (known.part.unwrap_or(0), at));
             self.state.commits.insert(index, (known.part.unwrap_or(0), at));
         }
