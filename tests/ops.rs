@@ -149,10 +149,24 @@ fn a_run_tells_what_it_waits_for_and_what_it_did() {
         assert!(status.get(key).is_some(), "{key} is not in {status}");
     }
 
-    let other = run.address;
+    // Somebody who keeps a connection open does not keep the process.
+    let (address, idle) = (run.address, TcpStream::connect(run.address).unwrap());
     s3.heal();
     assert_eq!(run.ends(), Some(0));
-    assert!(TcpStream::connect(other).is_err(), "the endpoint ends with the run");
+    assert!(TcpStream::connect(address).is_err(), "the endpoint ends with the run");
+    drop(idle);
+
+    let stores = s3.stores();
+    let endpoint = stores.split('"').find(|text| text.starts_with("http://")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_lm4lv"))
+        .args(["status", "s3://bucket/out", "--rows", "--json"])
+        .envs([("AWS_ENDPOINT_URL", endpoint), ("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "us-east-1")])
+        .envs([("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&status["percent"], &status["total"]["rows"]["failed"]), (&100.0.into(), &1.into()));
 }
 
 #[test]
