@@ -59,17 +59,7 @@ fn decoded(bytes: &[u8]) -> Image {
 }
 
 fn record() -> Record {
-    Record {
-        key: "photo".into(),
-        reference: Reference::Missing,
-        target: None,
-        task: None,
-        position: Position { partition: Partition::of_file(0, 0), offset: 0 },
-        source_file: None,
-        source_row: None,
-        listed: None,
-        kept: None,
-    }
+    Record::new("photo", Reference::Missing, Position { partition: Partition::of_file(0, 0), offset: 0 })
 }
 
 fn sample() -> Sample {

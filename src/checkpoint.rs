@@ -23,6 +23,11 @@ impl Partition {
         Self::new(format!("{file:05}-{range:05}"))
     }
 
+    /// Partition `number` of Kafka topic `topic`.
+    pub fn of_topic(topic: &str, number: i32) -> Self {
+        Self::new(format!("{topic}-{number}"))
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0
@@ -40,7 +45,7 @@ impl fmt::Display for Partition {
 pub struct Position {
     /// The partition.
     pub partition: Partition,
-    /// Counts from 0 at the partition's first row (files).
+    /// Counts from 0 at the partition's first row (files), or the message's own (Kafka).
     pub offset: u64,
 }
 

@@ -47,6 +47,23 @@ pub struct Plan {
     pub content: Value,
     /// The inputs, in plan order.
     pub inputs: Vec<Input>,
+    /// Kafka topics, where those are the source.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topics: Vec<Topic>,
+}
+
+/// A Kafka topic as a dataset reads it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Topic {
+    /// Its name.
+    pub name: String,
+    /// Its id, which another topic of the same name does not have; empty where the brokers were too old to give one.
+    pub id: String,
+    /// The cluster's id; empty where there was none.
+    pub cluster: String,
+    /// For each partition the offset where the dataset begins; partitions that were added later begin at 0.
+    pub starts: Vec<u64>,
 }
 
 /// One input and how its rows are cut into partitions.

@@ -34,6 +34,8 @@ pub enum Reference {
         /// A file name, for people only.
         path: Option<String>,
     },
+    /// The message that was to name it could not be read; the text says why.
+    Unreadable(String),
 }
 
 impl Reference {
@@ -53,7 +55,7 @@ impl Reference {
     /// The reference as a row shows it: a string as given, or the name beside inline bytes.
     pub(crate) fn as_text(&self) -> Option<&str> {
         match self {
-            Self::Missing => None,
+            Self::Missing | Self::Unreadable(_) => None,
             Self::Uri(text) | Self::TooLong { start: text, .. } => Some(text),
             Self::Inline { path, .. } => path.as_deref(),
         }
@@ -61,8 +63,12 @@ impl Reference {
 
     /// Bytes held.
     fn bytes(&self) -> u64 {
-        let inline = if let Self::Inline { bytes, .. } = self { bytes.len() } else { 0 };
-        (inline + self.as_text().map_or(0, str::len)) as u64
+        let more = match self {
+            Self::Inline { bytes, .. } => bytes.len(),
+            Self::Unreadable(why) => why.len(),
+            _ => 0,
+        };
+        (more + self.as_text().map_or(0, str::len)) as u64
     }
 }
 
@@ -73,6 +79,31 @@ pub struct Listed {
     pub size: u64,
     /// Modification time, nanoseconds since 1970 (0 where the store has none).
     pub mtime_ns: i64,
+}
+
+/// What a Kafka message carries besides its image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message {
+    /// The topic.
+    pub topic: Arc<str>,
+    /// The number of its partition.
+    pub partition: i32,
+    /// Microseconds since 1970, UTC; `None` where the topic keeps none.
+    pub timestamp_us: Option<i64>,
+    /// The message's key.
+    pub key: Option<Bytes>,
+    /// Names and values, in order.
+    pub headers: Vec<(String, Option<Bytes>)>,
+    /// The message's value, where it could not be read.
+    pub raw: Option<Bytes>,
+}
+
+impl Message {
+    fn bytes(&self) -> u64 {
+        let headers = self.headers.iter().map(|(name, value)| name.len() + value.as_ref().map_or(0, Bytes::len));
+        let values = [&self.key, &self.raw].into_iter().flatten().map(Bytes::len);
+        headers.chain(values).sum::<usize>() as u64
+    }
 }
 
 /// One input position.
@@ -96,9 +127,35 @@ pub struct Record {
     pub listed: Option<Listed>,
     /// One row: the kept input columns, in the order of the schema's kept fields.
     pub kept: Option<RecordBatch>,
+    /// Set where the source is Kafka.
+    pub message: Option<Box<Message>>,
 }
 
 impl Record {
+    /// A record with nothing but these.
+    pub fn new(key: impl Into<String>, reference: Reference, position: Position) -> Self {
+        Self {
+            key: key.into(),
+            reference,
+            target: None,
+            task: None,
+            position,
+            source_file: None,
+            source_row: None,
+            listed: None,
+            kept: None,
+            message: None,
+        }
+    }
+
+    /// Why nothing can be made of this record, where its message could not be read.
+    pub(crate) fn unreadable(&self) -> Option<Failure> {
+        match &self.reference {
+            Reference::Unreadable(why) => Some(Failure { code: FailureCode::BadMessage, message: why.clone() }),
+            _ => None,
+        }
+    }
+
     /// The number in kept column `name` (any integer or float type, booleans as 0 and 1); `None` if absent or null.
     pub fn number(&self, name: &str) -> Option<f64> {
         use arrow::array::{Array, AsArray};
@@ -121,7 +178,11 @@ impl Record {
         let slice = |column: &arrow::array::ArrayRef| column.to_data().get_slice_memory_size().unwrap_or(0) as u64;
         let kept = self.kept.iter().flat_map(RecordBatch::columns).map(slice).sum::<u64>();
         let texts = (self.key.len() + self.task.as_ref().map_or(0, String::len)) as u64;
-        texts + self.reference.bytes() + self.target.as_ref().map_or(0, Reference::bytes) + kept
+        texts
+            + self.reference.bytes()
+            + self.target.as_ref().map_or(0, Reference::bytes)
+            + kept
+            + self.message.as_ref().map_or(0, |message| message.bytes())
     }
 }
 

@@ -86,17 +86,7 @@ fn steps(steps: &str) -> DegradeConfig {
 }
 
 fn record(key: &str) -> Record {
-    Record {
-        key: key.into(),
-        reference: Reference::Missing,
-        target: None,
-        task: None,
-        position: Position { partition: Partition::of_file(0, 0), offset: 0 },
-        source_file: None,
-        source_row: None,
-        listed: None,
-        kept: None,
-    }
+    Record::new(key, Reference::Missing, Position { partition: Partition::of_file(0, 0), offset: 0 })
 }
 
 /// Gradients, edges and texture; no two channels alike.

@@ -306,8 +306,8 @@ async fn a_file_that_changes_during_the_run_stops_it() {
     case.write("b.parquet", 24);
     let mut source = open(discovery, &opened, opened.partitions(None, None)).unwrap();
     let error = loop {
-        match source.next().await {
-            Ok(Some(Event::Assigned(partition))) => source.start(partition, 0, 0).unwrap(),
+        match source.next(true).await {
+            Ok(Some(Event::Assigned { partition, .. })) => source.start(partition, 0, 0).unwrap(),
             Ok(other) => panic!("{other:?}"),
             Err(error) => break error,
         }

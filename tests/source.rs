@@ -63,9 +63,9 @@ async fn read(source: &mut impl Source, at: impl Fn(&Partition) -> u64) -> Said 
     let mut said = Said::default();
     let mut open = 0;
     let mut epochs = BTreeMap::new();
-    while let Some(event) = source.next().await.unwrap() {
+    while let Some(event) = source.next(true).await.unwrap() {
         match event {
-            Event::Assigned(partition) => {
+            Event::Assigned { partition, .. } => {
                 open += 1;
                 said.open = said.open.max(open);
                 let epoch = 100 + epochs.len() as u64;
@@ -83,7 +83,7 @@ async fn read(source: &mut impl Source, at: impl Fn(&Partition) -> u64) -> Said 
                 assert_eq!(epochs[&partition], epoch);
                 said.ends.push((partition, next));
             }
-            Event::Revoked { .. } => panic!("nothing is revoked"),
+            Event::Gap { .. } | Event::Revoked { .. } => panic!("neither is known here"),
         }
     }
     said
@@ -105,7 +105,7 @@ fn positions(records: &[Record]) -> Vec<String> {
 
 fn as_json(reference: &Reference) -> serde_json::Value {
     match reference {
-        Reference::Missing => serde_json::Value::Null,
+        Reference::Missing | Reference::Unreadable(_) => serde_json::Value::Null,
         Reference::Uri(uri) | Reference::TooLong { start: uri, .. } => uri.as_str().into(),
         Reference::Inline { bytes, path } => {
             let hex: String = Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect();
@@ -272,26 +272,26 @@ async fn starts_again_after_a_conflict() {
     let config = config(&format!("parquet: {{ path: {:?} }}", dir.path().join("a.parquet")));
     let (_out, opened, discovery) = plan(&config).await;
     let mut source = open(discovery, &opened, opened.partitions(None, None)).unwrap();
-    let Some(Event::Assigned(partition)) = source.next().await.unwrap() else { panic!() };
+    let Some(Event::Assigned { partition, .. }) = source.next(true).await.unwrap() else { panic!() };
     source.start(partition.clone(), 1, 0).unwrap();
-    let Some(Event::Records { epoch: 1, records }) = source.next().await.unwrap() else { panic!() };
+    let Some(Event::Records { epoch: 1, records }) = source.next(true).await.unwrap() else { panic!() };
     assert_eq!(records[0].position.offset, 0);
     source.start(partition.clone(), 2, 1500).unwrap();
     let mut offsets = Vec::new();
     loop {
-        match source.next().await.unwrap() {
+        match source.next(true).await.unwrap() {
             Some(Event::Records { epoch: 2, records }) => offsets.extend(records.iter().map(|r| r.position.offset)),
             Some(Event::End { epoch: 2, next: 2000, .. }) => break,
             other => panic!("{other:?}"),
         }
     }
     assert_eq!(offsets, (1500..2000).collect::<Vec<_>>());
-    assert!(source.next().await.unwrap().is_none());
+    assert!(source.next(true).await.unwrap().is_none());
     source.start(partition, 3, 1999).unwrap();
-    let Some(Event::Records { epoch: 3, records }) = source.next().await.unwrap() else { panic!() };
+    let Some(Event::Records { epoch: 3, records }) = source.next(true).await.unwrap() else { panic!() };
     assert_eq!(positions(&records), ["00000-00000:1999"]);
-    assert!(matches!(source.next().await.unwrap(), Some(Event::End { epoch: 3, .. })));
-    assert!(source.next().await.unwrap().is_none());
+    assert!(matches!(source.next(true).await.unwrap(), Some(Event::End { epoch: 3, .. })));
+    assert!(source.next(true).await.unwrap().is_none());
     assert!(matches!(source.start(Partition::new("other"), 1, 0), Err(Error::Bug(_))));
 }
 
@@ -475,9 +475,9 @@ async fn large_images_come_in_small_batches() {
     let (_out, opened, discovery) = plan(&config).await;
     let mut source = open(discovery, &opened, opened.partitions(None, None)).unwrap();
     let mut seen = 0;
-    while let Some(event) = source.next().await.unwrap() {
+    while let Some(event) = source.next(true).await.unwrap() {
         match event {
-            Event::Assigned(partition) => source.start(partition, 0, 13).unwrap(),
+            Event::Assigned { partition, .. } => source.start(partition, 0, 13).unwrap(),
             Event::Records { records, .. } => {
                 assert!(records.len() <= 16, "{} images of 1 MiB at once", records.len());
                 for record in records {
@@ -552,16 +552,12 @@ async fn a_folder_that_is_none_is_named() {
 
 #[tokio::test]
 async fn memory_gives_back_what_it_was_given() {
-    let record = |partition: &Partition, offset| Record {
-        key: format!("{partition}/{offset}"),
-        reference: Reference::Missing,
-        target: None,
-        task: None,
-        position: lm4lv::checkpoint::Position { partition: partition.clone(), offset },
-        source_file: None,
-        source_row: None,
-        listed: None,
-        kept: None,
+    let record = |partition: &Partition, offset| {
+        Record::new(
+            format!("{partition}/{offset}"),
+            Reference::Missing,
+            lm4lv::checkpoint::Position { partition: partition.clone(), offset },
+        )
     };
     let partitions = ["a", "b", "c"].map(|name| {
         let partition = Partition::new(name);

@@ -62,7 +62,7 @@ pub fn footer(data: &[u8]) {
 fn walk(folder: &Folder, length: usize) {
     let partition = Partition::of_file(0, 0);
     let plan = [PlannedPartition { partition, input: 0, path: "x".into(), first_row: 0, rows: 3, planned_rows: 3 }];
-    let (report, peak) = memory::peak(|| wait(verify(folder, "d", &plan, true)));
+    let (report, peak) = memory::peak(|| wait(verify(folder, "d", &plan, &|_| None, true)));
     assert!(peak <= OVERHEAD + 64 * length as u64, "{peak} bytes for {length}");
     let report = report.unwrap();
     assert_eq!((report.parts, report.partitions), (1, 1));

@@ -33,17 +33,7 @@ use object_store::path::Path;
 
 /// A record that refers to `reference`.
 fn record(reference: Reference) -> Record {
-    Record {
-        key: "key".into(),
-        reference,
-        target: None,
-        task: None,
-        position: Position { partition: Partition::of_file(0, 0), offset: 0 },
-        source_file: None,
-        source_row: None,
-        listed: None,
-        kept: None,
-    }
+    Record::new("key", reference, Position { partition: Partition::of_file(0, 0), offset: 0 })
 }
 
 /// An empty folder in memory.

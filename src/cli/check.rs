@@ -90,6 +90,9 @@ struct Outlook {
 
 #[derive(Debug, Serialize)]
 struct Inputs {
+    /// Names of topics; absent for files.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    topics: Option<Vec<String>>,
     positions: u64,
     bytes: u64,
     partitions: u64,
@@ -130,6 +133,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode> {
     let remote = match &pipeline.source {
         SourceConfig::Parquet(parquet) => parquet.path.0.iter().any(|path| is_remote(path)),
         SourceConfig::Folder(folder) => is_remote(&folder.path),
+        SourceConfig::Kafka(_) => true,
     };
     let discovery = match remote && !args.online {
         true => None,
@@ -200,7 +204,10 @@ fn outlook(pipeline: &Pipeline, standing: Option<&Option<Opened>>, discovery: Op
         Some(Some(_)) => "differs",
     };
     let source = discovery.map(|discovery| inputs(pipeline, discovery));
-    let rows = source.as_ref().map(|source| source.positions * u64::from(columns.variants));
+    let rows = source
+        .as_ref()
+        .filter(|source| source.topics.is_none())
+        .map(|source| source.positions * u64::from(columns.variants));
     let estimated = source.as_ref().and_then(|source| bytes_a_row(pipeline, source, &columns.images));
     Ok(Outlook {
         dir: pipeline.sink.dir.clone(),
@@ -234,6 +241,7 @@ fn inputs(pipeline: &Pipeline, discovery: &Discovery) -> Inputs {
         target: names.and_then(|names| names.target.clone()),
         task: names.and_then(|names| names.task.clone()),
         keep: names.map(|names| names.keep.clone()).unwrap_or_default(),
+        topics: discovery.topic_names(),
         notes: discovery.notes().to_vec(),
     }
 }
@@ -282,8 +290,12 @@ fn text(outlook: &Outlook) -> String {
     match &outlook.source {
         None => row("source", "remote: --online asks it".to_owned()),
         Some(source) => {
-            row("source", format!("{} positions, {}", thousands(source.positions), bytes(source.bytes)));
-            row("partitions", thousands(source.partitions));
+            if let Some(topics) = &source.topics {
+                row("source", format!("topics {}", topics.join(", ")));
+            } else {
+                row("source", format!("{} positions, {}", thousands(source.positions), bytes(source.bytes)));
+                row("partitions", thousands(source.partitions));
+            }
             if let Some(reference) = &source.reference {
                 let none = || "none".to_owned();
                 let mut words = vec![

@@ -11,6 +11,7 @@ pub(crate) mod logging;
 mod model;
 mod ops;
 pub(crate) mod progress;
+mod publish;
 mod replay;
 mod restore;
 mod run;
@@ -63,6 +64,8 @@ enum Command {
     Verify(verify::VerifyArgs),
     /// Rebuild a row from what it recorded and compare
     Replay(replay::ReplayArgs),
+    /// Send the rows of Parquet files to a Kafka topic, each exactly once
+    Publish(publish::PublishArgs),
     /// Copy a dataset into folders or WebDataset shards
     Export(export::ExportArgs),
     /// Draw a contact sheet of a dataset
@@ -90,6 +93,7 @@ impl Cli {
             Command::Status(args) => Box::pin(status::run(args)).await,
             Command::Verify(args) => Box::pin(verify::run(args)).await,
             Command::Replay(args) => Box::pin(replay::run(args)).await,
+            Command::Publish(args) => publish::run(args).await,
             Command::Export(args) => Box::pin(export::run(args)).await,
             Command::Sheet(args) => Box::pin(sheet::run(args)).await,
             Command::Bench(args) => bench::run(&args),

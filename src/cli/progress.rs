@@ -109,6 +109,9 @@ fn words(snapshot: &Snapshot) -> String {
     {
         words.push(format!("{} left", duration(total.saturating_sub(snapshot.rows) as f64 / snapshot.rows_per_s)));
     }
+    if let Some(lag) = snapshot.lag {
+        words.push(format!("lag {}", thousands(lag)));
+    }
     if snapshot.failed > 0 {
         words.push(format!("{} failed", thousands(snapshot.failed)));
     }

@@ -93,7 +93,7 @@ impl FromStr for Shard {
 }
 
 /// How often the progress is drawn.
-const FRAME: Duration = Duration::from_millis(200);
+pub(super) const FRAME: Duration = Duration::from_millis(200);
 
 /// Runs a pipeline.
 pub(crate) async fn run(args: RunArgs) -> Result<ExitCode> {
@@ -141,13 +141,13 @@ pub(crate) async fn execute(
 
 /// The first SIGINT or SIGTERM asks the run to drain, the second ends the process at once.
 #[derive(Default)]
-struct Signals {
+pub(super) struct Signals {
     received: AtomicU8,
 }
 
 impl Signals {
     /// Waits for the first signal.
-    async fn first(&self) {
+    pub(super) async fn first(&self) {
         let code = signal().await;
         self.received.store(code, Ordering::Relaxed);
         // house: it listens beside the run, which is busy draining.
@@ -160,7 +160,7 @@ impl Signals {
     }
 
     /// 128 and the signal's number, as shells have it.
-    fn exit_code(&self) -> u8 {
+    pub(super) fn exit_code(&self) -> u8 {
         self.received.load(Ordering::Relaxed)
     }
 }

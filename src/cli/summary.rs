@@ -31,7 +31,7 @@ fn text(summary: &Summary) -> String {
     let mut out = String::from("\n");
     let failed = summary.failed_rows();
     if summary.had_nothing_to_do() {
-        out.push_str("nothing to do: the source has no rows for this run (an empty input, --shard or --limit)\n");
+        out.push_str("nothing to do: the source has no rows for this run (an empty input, --shard or --limit, or a topic without new messages)\n");
         return out;
     }
     if summary.rows == 0 && summary.skipped > 0 && summary.rows_left == Some(0) {

@@ -3,6 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
+use lm4lv::checkpoint::Partition;
 use lm4lv::plan::Opened;
 use lm4lv::report::pixels::{PixelReport, check};
 use lm4lv::sink::verify::{Report, verify};
@@ -55,7 +56,11 @@ pub(crate) async fn run(args: VerifyArgs) -> Result<ExitCode> {
     let plan = Opened::read(folder).await?.ok_or_else(|| {
         Error::Config(format!("{}: no .lm4lv/plan.json: only a dataset with its plan can be verified", args.dir))
     })?;
-    let chains = verify(folder, &plan.plan.dataset, &plan.partitions(None, None), args.complete).await?;
+    if args.complete && !plan.plan.topics.is_empty() {
+        return Err(Error::Config("--complete: a topic has no end that a dataset could have come to".into()));
+    }
+    let stream = |partition: &Partition| plan.start_of(partition);
+    let chains = verify(folder, &plan.plan.dataset, &plan.partitions(None, None), &stream, args.complete).await?;
     let pixels = match args.pixels {
         true => Some(check(&dataset, Some(&plan)).await?),
         false => None,

@@ -41,6 +41,7 @@ pub(super) fn check(pipeline: &Pipeline) -> Result<(), Problem> {
         crop_fits(load)?;
     }
     pipeline.sink.check()?;
+    pipeline.events.check()?;
     source(pipeline)?;
     degrade(pipeline)?;
     restore(pipeline)?;
@@ -70,7 +71,11 @@ fn crop_fits(load: &crate::load::LoadConfig) -> Result<(), Problem> {
 }
 
 fn source(pipeline: &Pipeline) -> Result<(), Problem> {
-    let SourceConfig::Parquet(parquet) = &pipeline.source else { return Ok(()) };
+    let parquet = match &pipeline.source {
+        SourceConfig::Parquet(parquet) => parquet,
+        SourceConfig::Folder(_) => return Ok(()),
+        SourceConfig::Kafka(kafka) => return Ok(kafka.check()?),
+    };
     let reserved = Columns::reserved(pipeline.restore.is_some());
     for (index, name) in parquet.keep.iter().enumerate() {
         let path = || format!("source.parquet.keep[{index}]");
@@ -113,6 +118,8 @@ fn degrade(pipeline: &Pipeline) -> Result<(), Problem> {
         let why = match &pipeline.source {
             SourceConfig::Parquet(parquet) if parquet.keep.iter().any(|kept| *kept == name || kept == "*") => continue,
             SourceConfig::Parquet(_) => format!("column `{name}` is not kept: add it to source.parquet.keep"),
+            SourceConfig::Kafka(kafka) if kafka.kept_fields().iter().any(|field| *field.name() == name) => continue,
+            SourceConfig::Kafka(_) => format!("field `{name}` is not kept: add it to source.kafka.message.json.keep"),
             SourceConfig::Folder(_) => {
                 format!("column `{name}` cannot be there: a folder of images has no columns, a Parquet file has")
             }

@@ -24,13 +24,14 @@ pub use self::schema::pipeline_schema;
 pub use self::sections::{
     Count, HttpConfig, Listen, LogKind, ProgressKind, ReportConfig, RunConfig, SheetConfig, StormConfig,
 };
+pub use self::vars::expand_text;
 
 use crate::degrade::DegradeConfig;
 use crate::error::{Error, Result};
 use crate::load::LoadConfig;
 use crate::restore::RestoreConfig;
 use crate::score::ScoreName;
-use crate::sink::{ImageColumn, SinkConfig};
+use crate::sink::{EventsConfig, ImageColumn, SinkConfig};
 use crate::source::SourceConfig;
 
 use crate::store::Stores;
@@ -63,6 +64,9 @@ pub struct Pipeline {
     /// What is drawn of a finished dataset.
     #[serde(default)]
     pub report: ReportConfig,
+    /// Who is told of published parts. Never changes a row.
+    #[serde(default)]
+    pub events: EventsConfig,
     /// Where a run can be watched: `none`, or `{ listen: "127.0.0.1:9600" }`.
     #[serde(default)]
     pub http: HttpConfig,

@@ -50,6 +50,11 @@ pub(super) fn expand(
     Ok(())
 }
 
+/// `text` with its variables replaced, from the environment and files.
+pub fn expand_text(text: &str) -> Result<String, String> {
+    replace(text, &|name| std::env::var(name).ok()).map(|replaced| replaced.text)
+}
+
 /// A text whose variables were replaced.
 struct Replaced {
     text: String,

@@ -2,6 +2,9 @@
 //!
 //! `rdkafka` is imported below this module and in `source/kafka` only.
 
+pub(crate) mod brokers;
+pub(crate) mod producer;
+
 use std::collections::BTreeMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -11,6 +14,8 @@ use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 
 use crate::error::{Error, Result};
+
+pub mod publish;
 
 /// How long one question to a broker may take.
 pub(crate) const ANSWER: Duration = Duration::from_secs(10);
@@ -37,7 +42,9 @@ impl Connection<'_> {
         }
         let mut config = ClientConfig::new();
         config.set_log_level(RDKafkaLogLevel::Info);
-        defaults.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
+        for (key, value) in defaults {
+            config.set(*key, *value);
+        }
         for (key, value) in self.properties {
             if let Some((_, ours)) = fixed.iter().find(|(fixed, _)| fixed == key) {
                 return wrong(key, format!("is always {ours}, since delivery rests on it: leave it out"));
@@ -53,7 +60,9 @@ impl Connection<'_> {
                 return wrong(key, words(&error));
             }
         }
-        fixed.iter().for_each(|(key, value)| drop(config.set(*key, *value)));
+        for (key, value) in fixed {
+            config.set(*key, *value);
+        }
         config.set("bootstrap.servers", self.brokers);
         Ok(config)
     }
@@ -84,6 +93,7 @@ pub(crate) fn failed(what: &str, error: &KafkaError) -> Error {
             | Code::TopicAuthorizationFailed
             | Code::GroupAuthorizationFailed
             | Code::ClusterAuthorizationFailed
+            | Code::TransactionalIdAuthorizationFailed
             | Code::UnknownTopicOrPartition
             | Code::UnknownTopic
             | Code::InvalidTopic

@@ -218,6 +218,7 @@ impl Loader {
                 Err(self.fault(too_large(self.config.max_bytes()), 1))
             }
             Reference::Inline { bytes, .. } => Ok(bytes.clone()),
+            Reference::Unreadable(why) => Err(Fault::Record(FailureCode::BadMessage, why.clone())),
             Reference::TooLong { start, length } => {
                 let (code, message) = too_long(start, *length, self.config.max_bytes());
                 Err(Fault::Record(code, message))

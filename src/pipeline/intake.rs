@@ -29,7 +29,7 @@ use crate::plan::Opened;
 use crate::report::figures::Queues;
 use crate::sample::Record;
 use crate::sink::{Chain, Dataset, Notice, Published};
-use crate::source::{Event, Source};
+use crate::source::{Committed, Event, Source};
 use crate::stage::Fault;
 use crate::store::{Patience, patiently};
 
@@ -39,7 +39,12 @@ const JUDGED_FROM_ROWS: u64 = 200;
 const UNKNOWN_RECORD: u64 = 512 << 10;
 /// Of `run.memory_mib`, the part that records may hold which wait to be fetched.
 const PENDING_SHARE: u64 = 8;
+/// Records handed on together where nothing is loaded, and their bytes.
+const TOGETHER: usize = 500;
+const BYTES_TOGETHER: u64 = 4 << 20;
 const TICK: Duration = Duration::from_millis(100);
+/// Between two looks at what other processes have done.
+const LOOK: Duration = Duration::from_secs(1);
 /// Turns of the loop between two looks at the clock: a look at each would cost what a small record costs.
 const TURNS: u32 = 64;
 
@@ -106,11 +111,13 @@ pub(crate) struct Intake<S> {
     pub(crate) opened: Arc<Opened>,
     pub(crate) storm: Storm,
     pub(crate) config: RunConfig,
+    /// Where the run ends in each partition, whoever reads it; what has come so far is taken out.
+    pub(crate) bounds: Option<Checkpoint>,
     pub(crate) concurrency: usize,
     pub(crate) max_queued: u64,
     pub(crate) meter: Arc<Meter>,
     pub(crate) flow: Arc<Flow>,
-    pub(crate) work: async_channel::Sender<Work>,
+    pub(crate) work: async_channel::Sender<Vec<Work>>,
     /// The way to the restorer, to be told when nothing more comes.
     pub(crate) arrivals: Option<Arrivals>,
     pub(crate) deliveries: mpsc::Sender<Delivery>,
@@ -155,6 +162,9 @@ pub(crate) struct State {
     /// Where to go on once the breaker lets us.
     waiting: Vec<Chain>,
     drain: Option<Drain>,
+    /// Looking where the chains of partitions end that others read.
+    looks: FuturesUnordered<BoxFuture<'static, Result<Checkpoint>>>,
+    looked: Option<Instant>,
 }
 
 struct Drain {
@@ -197,7 +207,7 @@ impl<S: Source> Intake<S> {
             }
             let hungry = self.state.pending.is_hungry(self.concurrency, (self.config.memory_mib << 20) / PENDING_SHARE);
             let waiting = self.state.retry_at.is_some() || !self.state.source_waits.is_empty();
-            let ask = !stopping && !self.state.exhausted && !waiting && hungry;
+            let ask = !stopping && !self.state.exhausted;
             let state = &mut self.state;
             tokio::select! {
                 biased;
@@ -220,7 +230,8 @@ impl<S: Source> Intake<S> {
                     state.source_patience = Some(patience);
                     waited?;
                 }
-                event = self.source.next(), if ask => match event {
+                Some(ends) = state.looks.next(), if !state.looks.is_empty() => self.on_looked(ends?),
+                event = self.source.next(hungry && !waiting), if ask => match event {
                     Ok(event) => {
                         if let Some(mut patience) = state.source_patience.take() {
                             patience.answered();
@@ -259,6 +270,7 @@ impl<S: Source> Intake<S> {
         if self.state.drain.is_some() || self.state.retry_at.is_some() {
             return;
         }
+        let Some(loader) = self.loader.clone() else { return self.pass_on() };
         let concurrency = if self.storm.is_open() { 1 } else { self.concurrency };
         let limit = self.config.memory_mib << 20;
         while self.state.fetches.len() + self.state.handing.len() < concurrency {
@@ -279,14 +291,50 @@ impl<S: Source> Intake<S> {
             let _weight = Weight::new(&self.state.fetching, record.bytes());
             let admitted = Admitted { record: Arc::new(record), epoch, seq: lane.seq, _weight };
             lane.seq += 1;
-            let loader = self.loader.clone();
+            let loader = Arc::clone(&loader);
             self.state.fetches.push(Box::pin(async move {
-                let fetched = match loader {
-                    Some(loader) => loader.fetch(&admitted.record).await,
-                    // Nothing is loaded: inline bytes pass by inside the record.
-                    None => Fetched::from_bytes(Bytes::new()),
-                };
+                let fetched = loader.fetch(&admitted.record).await;
                 (admitted, fetched)
+            }));
+        }
+    }
+
+    /// Where nothing is loaded, hands records on as they came, many at a time: inline bytes pass by inside the record.
+    fn pass_on(&mut self) {
+        let limit = self.config.memory_mib << 20;
+        while self.state.handing.is_empty()
+            && (self.flow.held.total() <= limit || self.in_flight() == 0)
+            && self.flow.held.queued.load(Relaxed) <= self.max_queued
+        {
+            let (mut works, mut bytes) = (Vec::new(), 0);
+            while works.len() < TOGETHER
+                && bytes < BYTES_TOGETHER
+                && let Some((epoch, record)) = self.state.pending.pop()
+            {
+                let lane = self.state.lanes.get_mut(&record.position.partition).filter(|lane| lane.epoch == epoch);
+                let Some(lane) = lane else { continue };
+                bytes += record.bytes();
+                lane.unpublished.admit(record.position.offset, self.state.clock.now);
+                let fetched = Fetched::from_bytes(Bytes::new());
+                works.push(Work { record: Arc::new(record), epoch, seq: lane.seq, fetched, provisional: None });
+                lane.seq += 1;
+            }
+            if works.is_empty() {
+                return;
+            }
+            self.hand_over(works, bytes);
+        }
+    }
+
+    fn hand_over(&mut self, works: Vec<Work>, bytes: u64) {
+        self.flow.held.add(bytes);
+        self.flow.working.fetch_add(works.len() as u64, Relaxed);
+        self.flow.ahead.fetch_add(works.len() as u64, Relaxed);
+        if let Err(refused) = self.work.try_send(works) {
+            let (works, sender) = (refused.into_inner(), self.work.clone());
+            self.state.handing.push(Box::pin(async move {
+                // Closed only when the run is over.
+                drop(sender.send(works).await);
             }));
         }
     }
@@ -334,7 +382,7 @@ impl<S: Source> Intake<S> {
             }
             return Ok(None);
         }
-        let read = self.state.exhausted && self.state.pending.is_empty() && self.state.recoveries.is_empty();
+        let read = self.has_read_all() && self.state.pending.is_empty() && self.state.recoveries.is_empty();
         let waiting = self.state.retry_at.is_some() || !self.state.waiting.is_empty();
         if !read || waiting || !self.state.fetches.is_empty() {
             return Ok(None);
@@ -350,7 +398,49 @@ impl<S: Source> Intake<S> {
         if in_flight > 0 || !flushed {
             return Ok(None);
         }
+        if !self.state.exhausted && self.bounds.as_ref().is_some_and(|bounds| !bounds.is_empty()) {
+            self.look_at_others();
+            return Ok(None);
+        }
         self.too_many_failed().map_or(Ok(Some(Ended::Done)), Err)
+    }
+
+    /// True if nothing more is to be read in this run of what is ours now.
+    fn has_read_all(&self) -> bool {
+        self.state.exhausted || (self.bounds.is_some() && self.state.lanes.values().all(|lane| lane.end.is_some()))
+    }
+
+    /// A run up to the end of a topic is over when every partition has come there, whoever reads it: until then this process
+    /// stays, to take over what another leaves.
+    fn look_at_others(&mut self) {
+        let recent = self.state.looked.is_some_and(|at| at.elapsed() < LOOK);
+        if recent || !self.state.looks.is_empty() {
+            return;
+        }
+        self.state.looked = Some(Instant::now());
+        let partitions: Vec<Partition> = self.bounds.iter().flatten().map(|(partition, _)| partition.clone()).collect();
+        let (dataset, opened) = (Arc::clone(&self.dataset), Arc::clone(&self.opened));
+        self.state.looks.push(Box::pin(async move {
+            let mut ends = Checkpoint::new();
+            for partition in partitions {
+                let chain = Chain::recover(&dataset, &partition, opened.start_of(&partition).unwrap_or(0)).await?;
+                ends.insert(partition, chain.end());
+            }
+            Ok(ends)
+        }));
+    }
+
+    fn on_looked(&mut self, ends: Checkpoint) {
+        ends.iter().for_each(|(partition, end)| self.reached(partition, *end));
+    }
+
+    /// The chain of a partition has come to `end`.
+    fn reached(&mut self, partition: &Partition, end: u64) {
+        if let Some(bounds) = &mut self.bounds
+            && bounds.get(partition).is_some_and(|bound| end >= *bound)
+        {
+            bounds.remove(partition);
+        }
     }
 
     fn begin_drain(&mut self, because: Option<Error>) {
@@ -370,13 +460,19 @@ impl<S: Source> Intake<S> {
 
     async fn on_event(&mut self, event: Event) -> Result<()> {
         match event {
-            Event::Assigned(partition) => {
+            Event::Assigned { partition, committed } => {
                 self.meter.set_ready();
                 let epoch = self.new_epoch(&partition);
-                self.recover(partition, epoch);
+                self.recover(partition, epoch, committed);
             }
             Event::Records { epoch, records } => {
                 self.state.pending.extend(epoch, records);
+            }
+            Event::Gap { partition, epoch, next, reason } => {
+                if let Some(lane) = self.state.lanes.get(&partition).filter(|lane| lane.epoch == epoch) {
+                    let items = lane.seq + self.state.pending.count(&partition, epoch);
+                    self.tell(Delivery::Gap { partition, epoch, items, next, reason }).await?;
+                }
             }
             Event::End { partition, epoch, next } => {
                 if let Some(lane) = self.state.lanes.get(&partition).filter(|lane| lane.epoch == epoch) {
@@ -390,6 +486,8 @@ impl<S: Source> Intake<S> {
             }
             Event::Revoked { partition, lost } => {
                 self.state.lanes.remove(&partition);
+                self.state.pending.remove(&partition);
+                self.state.waiting.retain(|chain| *chain.partition() != partition);
                 self.meter.vitals.left(&partition);
                 self.tell(Delivery::Leave(partition, lost)).await?;
             }
@@ -408,13 +506,24 @@ impl<S: Source> Intake<S> {
         epoch
     }
 
-    fn recover(&mut self, partition: Partition, epoch: u64) {
+    fn recover(&mut self, partition: Partition, epoch: u64, committed: Option<Committed>) {
         let (dataset, opened) = (Arc::clone(&self.dataset), Arc::clone(&self.opened));
+        let start = opened.start_of(&partition).unwrap_or(0);
         self.state.recoveries.push(Box::pin(async move {
             let current = patiently(dataset.give_up, || opened.check_current(&dataset.folder)).await;
             let chain = match current {
-                Ok(()) => Chain::recover(&dataset, &partition, 0).await,
+                Ok(()) => Chain::take_over(&dataset, &partition, start, committed.and_then(|known| known.part)).await,
                 Err(error) => Err(error),
+            };
+            let moved = |chain: &Chain| committed.filter(|known| chain.end() == start && known.offset > start);
+            let chain = match chain.as_ref().ok().and_then(moved) {
+                Some(known) => Err(Error::DataLoss(format!(
+                    "{partition}: the consumer group has come to offset {}, but there is no part of it in {}: if the dataset was \
+                     moved, set sink.dir to where it is now; if this is a new dataset, give it a group of its own",
+                    known.offset,
+                    dataset.folder.place("")
+                ))),
+                None => chain,
             };
             (epoch, chain)
         }));
@@ -425,6 +534,7 @@ impl<S: Source> Intake<S> {
             return Ok(());
         }
         self.meter.found(chain.partition(), chain.end());
+        self.reached(&chain.partition().clone(), chain.end());
         if self.state.retry_at.is_some() {
             self.state.waiting.push(chain);
             return Ok(());
@@ -465,17 +575,9 @@ impl<S: Source> Intake<S> {
             Verdict::Provisional(ticket) => Some(ticket),
             Verdict::Opened => return self.weather_storm().await,
         };
-        self.flow.held.add(fetched.len() + admitted.record.bytes());
-        self.flow.working.fetch_add(1, Relaxed);
-        self.flow.ahead.fetch_add(1, Relaxed);
+        let bytes = fetched.len() + admitted.record.bytes();
         let work = Work { record: admitted.record, epoch: admitted.epoch, seq: admitted.seq, fetched, provisional };
-        if let Err(refused) = self.work.try_send(work) {
-            let (work, sender) = (refused.into_inner(), self.work.clone());
-            self.state.handing.push(Box::pin(async move {
-                // Closed only when the run is over.
-                drop(sender.send(work).await);
-            }));
-        }
+        self.hand_over(vec![work], bytes);
         Ok(())
     }
 
@@ -521,11 +623,13 @@ impl<S: Source> Intake<S> {
                     self.meter.vitals.reached(&part.partition, part.end);
                 }
                 self.drop_finished(&part.partition);
-                self.source.commit(&Checkpoint::from([(part.partition, part.end)]));
+                self.reached(&part.partition, part.end);
+                self.source.commit(&part.partition, part.from, part.end);
                 Ok(())
             }
             Report::Sink(Notice::Restart { chain, foreign }) => {
                 self.meter.found(chain.partition(), chain.end());
+                self.reached(&chain.partition().clone(), chain.end());
                 self.storm.progressed(chain.partition(), chain.end());
                 if foreign {
                     self.meter.vitals.foreign_part();
@@ -539,8 +643,11 @@ impl<S: Source> Intake<S> {
                 }
                 self.resume(chain).await
             }
-            Report::Sink(Notice::Released { partition, end }) => {
-                tracing::info!(%partition, end, "partition given back");
+            Report::Sink(Notice::Released { partition }) => {
+                // Not if it has come back meanwhile.
+                if !self.state.lanes.contains_key(&partition) {
+                    self.source.release(&partition);
+                }
                 Ok(())
             }
         }
@@ -566,7 +673,16 @@ impl<S: Source> Intake<S> {
                 self.resume(chain).await?;
             }
         }
-        self.meter.set_paused(self.storm.describe());
+        let health = self.source.health();
+        if health.ready {
+            self.meter.set_ready();
+        }
+        for (partition, end) in &health.ends {
+            if let Some(lane) = self.state.lanes.get(partition) {
+                self.meter.set_lag(partition, end.saturating_sub(lane.durable));
+            }
+        }
+        self.meter.set_paused(self.storm.describe().or(health.trouble));
         let settled = self.storm.settled(now);
         if settled > self.state.settled {
             self.state.settled = settled;

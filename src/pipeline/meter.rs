@@ -45,7 +45,8 @@ pub struct Meter {
 struct Slow {
     variants: u64,
     positions: BTreeMap<Partition, u64>,
-    rows_total: u64,
+    /// `None` for a stream.
+    rows_total: Option<u64>,
     rows_before: u64,
     rows_done: u64,
     published: u64,
@@ -147,7 +148,7 @@ impl Meter {
     pub(crate) fn plan_for(&self, partitions: &[PlannedPartition], variants: u16) {
         let mut slow = self.slow();
         slow.variants = u64::from(variants);
-        slow.rows_total = slow.variants * partitions.iter().map(|partition| partition.rows).sum::<u64>();
+        slow.rows_total = Some(slow.variants * partitions.iter().map(|partition| partition.rows).sum::<u64>());
         slow.positions = partitions.iter().map(|partition| (partition.partition.clone(), partition.rows)).collect();
         drop(slow);
         self.set_planned();
@@ -224,12 +225,13 @@ impl Meter {
         let stages = self.shares(&from, &totals, seconds);
         Snapshot {
             rows: totals.rows,
-            rows_total: Some(slow.rows_total.saturating_sub(slow.rows_before)),
+            rows_total: slow.rows_total.map(|total| total.saturating_sub(slow.rows_before)),
             failed: self.failed.load(Relaxed),
             elapsed_s: self.started.elapsed().as_secs_f64(),
             rows_per_s: (totals.rows - from.rows) as f64 / seconds.max(1e-9),
             limiting: limiting(&stages),
             stages,
+            lag: self.vitals.lag(),
             paused: slow.paused.clone(),
         }
     }
@@ -245,7 +247,7 @@ impl Meter {
             rows: slow.published,
             skipped: slow.skipped,
             rows_before: slow.rows_before,
-            rows_left: Some(slow.rows_total.saturating_sub(slow.rows_done)),
+            rows_left: slow.rows_total.map(|total| total.saturating_sub(slow.rows_done)),
             failed: slow.outcomes.failures.clone(),
             parts: slow.parts,
             bytes: slow.bytes,

@@ -38,7 +38,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, watch};
 
-use crate::checkpoint::Partition;
+use crate::checkpoint::{Checkpoint, Partition};
 use crate::config::RunConfig;
 use crate::error::{Error, Result};
 use crate::load::storm::Storm;
@@ -65,10 +65,12 @@ const AFTERWARDS: Duration = Duration::from_secs(1);
 pub(crate) enum Delivery {
     /// The chain's partition is read from its end on under `epoch`; whatever older work is held is dropped.
     Start { chain: Chain, epoch: u64 },
-    /// A finished position.
-    Item(Item),
+    /// Finished positions.
+    Items(Vec<Item>),
     /// The partition's last item was number `items - 1`; positions below `next` are covered.
     End { partition: Partition, epoch: u64, items: u64, next: u64 },
+    /// The positions behind item number `items - 1` and below `next` have no rows, for this reason.
+    Gap { partition: Partition, epoch: u64, items: u64, next: u64, reason: String },
     /// Provisional rows up to this ticket are confirmed.
     Settle(u64),
     /// Drop the partition's work; the sink reports where to go on.
@@ -155,6 +157,8 @@ pub(crate) struct Parts<S> {
     /// Bytes of closed parts that may wait for a slow store.
     pub(crate) max_queued: u64,
     pub(crate) run: RunConfig,
+    /// Where the run ends in each partition of a topic; `None` where the source says so itself, or never.
+    pub(crate) bounds: Option<Checkpoint>,
     pub(crate) meter: Arc<Meter>,
 }
 
@@ -230,6 +234,7 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
         opened: parts.opened,
         storm: Storm::new(parts.run.storm.clone()),
         config: parts.run,
+        bounds: parts.bounds,
         concurrency: parts.concurrency,
         max_queued: parts.max_queued,
         meter: parts.meter,
@@ -285,7 +290,7 @@ async fn deliver(
                 let started = Instant::now();
                 let taken = tokio::task::block_in_place(|| take(&mut sink, delivery, limit, &flow));
                 meter.add_busy("sink", started.elapsed());
-                taken.map(|()| None)
+                taken
             }
         };
         let report = match step {
@@ -302,38 +307,31 @@ async fn deliver(
     }
 }
 
-fn take(sink: &mut Sink, delivery: Delivery, limit: u64, flow: &Flow) -> Result<()> {
+/// What is to be reported of it at once, if anything.
+fn take(sink: &mut Sink, delivery: Delivery, limit: u64, flow: &Flow) -> Result<Option<Report>> {
     match delivery {
-        Delivery::Start { chain, epoch } => sink.start(chain, epoch),
-        Delivery::Item(item) => {
-            let bytes = item.bytes();
-            sink.accept(item)?;
+        Delivery::Start { chain, epoch } => sink.start(chain, epoch)?,
+        Delivery::Items(items) => {
+            let bytes = items.iter().map(Item::bytes).sum();
+            items.into_iter().try_for_each(|item| sink.accept(item))?;
             flow.held.release(bytes);
             flow.held.look_at(sink);
             if flow.held.total() > limit {
                 // False where nothing is left to relieve: what is held then waits for earlier rows.
                 sink.relieve()?;
             }
-            Ok(())
         }
-        Delivery::End { partition, epoch, items, next } => sink.end(&partition, epoch, items, next),
-        Delivery::Settle(ticket) => {
-            sink.settle(ticket);
-            Ok(())
-        }
-        Delivery::Restart(partition) => {
-            sink.restart(&partition);
-            Ok(())
-        }
-        Delivery::Leave(partition, lost) => {
-            // A partition that holds nothing needs no notice.
-            if lost {
-                sink.forget(&partition);
-            } else {
-                sink.revoke(&partition)?;
+        Delivery::End { partition, epoch, items, next } => sink.end(&partition, epoch, items, next)?,
+        Delivery::Gap { partition, epoch, items, next, reason } => sink.gap(&partition, epoch, items, next, reason)?,
+        Delivery::Settle(ticket) => sink.settle(ticket),
+        Delivery::Restart(partition) => sink.restart(&partition),
+        Delivery::Leave(partition, true) => sink.forget(&partition),
+        Delivery::Leave(partition, false) => {
+            if !sink.revoke(&partition)? {
+                return Ok(Some(Report::Sink(Notice::Released { partition })));
             }
-            Ok(())
         }
-        Delivery::Drain => sink.drain(),
+        Delivery::Drain => sink.drain()?,
     }
+    Ok(None)
 }

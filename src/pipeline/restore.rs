@@ -414,17 +414,7 @@ mod tests {
 
     /// An item with an image of each of these sides.
     fn item(sides: &[u32]) -> Item {
-        let record = Record {
-            key: "k".into(),
-            reference: Reference::Missing,
-            target: None,
-            task: None,
-            position: Position { partition: Partition::of_file(0, 0), offset: 0 },
-            source_file: None,
-            source_row: None,
-            listed: None,
-            kept: None,
-        };
+        let record = Record::new("k", Reference::Missing, Position { partition: Partition::of_file(0, 0), offset: 0 });
         let image = |side: &u32| Image::from_fn(Size::new(*side, *side), |x, y| [x as u8, y as u8, 9]);
         let samples = sides.iter().map(|side| Sample { image: Some(image(side)), ..Sample::default() }).collect();
         Item { record: Arc::new(record), epoch: 0, seq: 0, samples, attempts: 1, provisional: None }

@@ -18,8 +18,8 @@ use crate::report::{self, Order};
 use crate::restore::{self, RestoreConfig, Restorer};
 use crate::sample::Record;
 use crate::score::Score;
-use crate::sink::{Chain, Columns, Dataset, Encode, ImageColumn, Sink, card};
-use crate::source::{self, Discovery, Look};
+use crate::sink::{Chain, Columns, Dataset, Encode, Events, ImageColumn, Sink, card};
+use crate::source::{self, Discovery, Look, SourceConfig};
 use crate::stage::Stage;
 use crate::store::{Folder, patiently};
 
@@ -28,6 +28,9 @@ const SHEET: &str = "report/sheet.png";
 
 /// Parts of full size that may wait on the local disk for a slow store before intake pauses.
 const QUEUED_PARTS: u64 = 4;
+
+/// Records that may wait to be handed on where nothing is loaded.
+const PASSING: usize = 2000;
 
 /// What the command line adds to the pipeline file.
 #[derive(Debug, Clone, Default)]
@@ -70,7 +73,12 @@ impl Pipeline {
             scores: scored
                 .flat_map(|image| self.score.iter().map(move |score| score.column(image.name()).into()))
                 .collect(),
-            kept: discovery.map_or_else(Default::default, |found| found.kept_fields().iter().cloned().collect()),
+            kept: match (&self.source, discovery) {
+                (SourceConfig::Kafka(config), _) => config.kept_fields().into(),
+                (_, Some(found)) => found.kept_fields().iter().cloned().collect(),
+                (_, None) => Default::default(),
+            },
+            messages: matches!(self.source, SourceConfig::Kafka(_)),
             timings,
             seed: self.degrade.as_ref().map(|degrade| degrade.seed),
             variants: self.variants(),
@@ -156,9 +164,16 @@ pub async fn run_with(
     }
     let opened = Arc::new(opened);
     let partitions = opened.partitions(options.shard, options.limit);
-    meter.plan_for(&partitions, pipeline.variants());
+    if opened.plan.topics.is_empty() {
+        meter.plan_for(&partitions, pipeline.variants());
+    } else if options.shard.is_some() {
+        return Err(Error::Config(
+            "--shard: a topic's partitions are shared out by its consumer group: start more processes instead".into(),
+        ));
+    }
 
-    let dataset = dataset(pipeline, &folder, &opened, &columns);
+    let events = tokio::task::block_in_place(|| Events::open(&pipeline.events))?;
+    let dataset = Dataset { events: events.map(Arc::new), ..dataset(pipeline, &folder, &opened, &columns) };
     card::write_card(&dataset, &columns, &pipeline.sink.split).await?;
     let load = pipeline.load.as_ref();
     let root = opened.default_root();
@@ -181,7 +196,8 @@ pub async fn run_with(
         "run begins"
     );
     let parts = Parts {
-        source: source::open_where(discovery, &opened, partitions, Arc::new(fits))?,
+        bounds: discovery.bounds(),
+        source: source::open_where(discovery, &opened, partitions, Arc::new(fits), options.limit)?,
         loader: loader.map(Arc::new),
         prepare: prepare.map(|prepare| match &pipeline.restore {
             Some(restore) => prepare.restored(restore.baseline()),
@@ -191,7 +207,8 @@ pub async fn run_with(
         cutter,
         opened: Arc::clone(&opened),
         sink: Sink::new(dataset, columns, &pipeline.sink, &run, &writer)?,
-        concurrency: load.map_or(1, |load| load.concurrency as usize),
+        // Without `load` nothing is fetched: so many records wait at most.
+        concurrency: load.map_or(PASSING, |load| load.concurrency as usize),
         max_queued: QUEUED_PARTS * (pipeline.sink.max_part_mib << 20),
         run: pipeline.run.clone(),
         meter: Arc::clone(&meter),
@@ -202,6 +219,10 @@ pub async fn run_with(
 
     let mut summary =
         Summary { dir: pipeline.sink.dir.clone(), new_inputs: opened.new.len() as u64, ..meter.summary() };
+    if ended == Ended::Done {
+        // Of a stream that was to end, too.
+        summary.rows_left.get_or_insert(0);
+    }
     if summary.was_done() && matches!(dataset.folder, Folder::Local(_)) {
         let rows = report::rows::Dataset::open(dataset.folder.clone(), &pipeline.sink.dir).await?;
         summary.failed_before = report::failures::failures(&rows, 0).await?.by_code;
@@ -254,6 +275,7 @@ fn dataset(pipeline: &Pipeline, folder: &Folder, opened: &Opened, columns: &Colu
         schema_hash: columns.hash(),
         source: opened.source_identity(),
         give_up: Duration::from_secs(pipeline.run.storm.give_up_s),
+        events: None,
     }
 }
 

@@ -122,36 +122,56 @@ impl Crew {
     /// what it begins.
     pub(crate) fn work(
         &self,
-        work: &async_channel::Receiver<Work>,
+        work: &async_channel::Receiver<Vec<Work>>,
         onward: Option<&Onward>,
         deliveries: &mpsc::Sender<Delivery>,
         reports: &mpsc::UnboundedSender<Report>,
     ) {
         loop {
             let waiting = Instant::now();
-            let Ok(work) = work.recv_blocking() else { return };
+            let Ok(works) = work.recv_blocking() else { return };
             if self.meter.fetching.load(Relaxed) > 0 {
                 self.meter.add_busy("fetch", waiting.elapsed());
             }
-            let key = work.record.key.clone();
-            let held = work.fetched.len() + work.record.bytes();
-            // A stage that panics must end the run with a message, not leave the window waiting for the item for ever.
-            let made = catch_unwind(AssertUnwindSafe(|| self.process(work, onward)))
-                .unwrap_or_else(|_| Err(Error::Bug(format!("a stage panicked on record {key:?}"))));
-            self.flow.held.release(held);
-            let taken = match made {
-                Ok(Made::Item(item)) => self.deliver(item, deliveries),
-                Ok(Made::Pieces(halfway, pieces)) => onward.is_some_and(|on| on.arrivals.send(halfway, pieces)),
-                Ok(Made::Nothing(halfway)) => onward.is_some_and(|on| {
-                    on.arrivals.pass_by();
-                    on.behind.send_blocking(halfway).is_ok()
-                }),
-                // Nobody listening means that the run is over already.
-                Err(error) => reports.send(Report::Stopped(error)).is_ok(),
-            };
-            if !taken {
+            let mut items = Vec::with_capacity(works.len());
+            let mut go_on = true;
+            for work in works {
+                go_on &= self.one(work, onward, &mut items, reports);
+            }
+            if !(items.is_empty() || self.deliver(items, deliveries)) || !go_on {
                 return;
             }
+        }
+    }
+
+    /// Takes one record as far as these threads do; what is finished then is added to `items`. False if the run is over.
+    fn one(
+        &self,
+        work: Work,
+        onward: Option<&Onward>,
+        items: &mut Vec<Item>,
+        reports: &mpsc::UnboundedSender<Report>,
+    ) -> bool {
+        let record = Arc::clone(&work.record);
+        let held = work.fetched.len() + record.bytes();
+        // A stage that panics must end the run with a message, not leave the window waiting for the item for ever.
+        let made = catch_unwind(AssertUnwindSafe(|| self.process(work, onward)))
+            .unwrap_or_else(|_| Err(Error::Bug(format!("a stage panicked on record {:?}", record.key))));
+        // The sink wants it for itself, to drop what no column needs.
+        drop(record);
+        self.flow.held.release(held);
+        match made {
+            Ok(Made::Item(item)) => {
+                items.push(item);
+                true
+            }
+            Ok(Made::Pieces(halfway, pieces)) => onward.is_some_and(|on| on.arrivals.send(halfway, pieces)),
+            Ok(Made::Nothing(halfway)) => onward.is_some_and(|on| {
+                on.arrivals.pass_by();
+                on.behind.send_blocking(halfway).is_ok()
+            }),
+            // Nobody listening means that the run is over already.
+            Err(error) => reports.send(Report::Stopped(error)).is_ok(),
         }
     }
 
@@ -174,7 +194,7 @@ impl Crew {
             }));
             let finished = finished.unwrap_or_else(|_| Err(Error::Bug(format!("a stage panicked on record {key:?}"))));
             let taken = match finished {
-                Ok(item) => self.deliver(item, deliveries),
+                Ok(item) => self.deliver(vec![item], deliveries),
                 Err(error) => reports.send(Report::Stopped(error)).is_ok(),
             };
             if !taken {
@@ -183,12 +203,13 @@ impl Crew {
         }
     }
 
-    /// Hands `item` to the sink; false if that is gone.
-    fn deliver(&self, item: Item, deliveries: &mpsc::Sender<Delivery>) -> bool {
-        self.flow.held.add(item.bytes());
+    /// Hands `items` to the sink; false if that is gone.
+    fn deliver(&self, items: Vec<Item>, deliveries: &mpsc::Sender<Delivery>) -> bool {
+        self.flow.held.add(items.iter().map(Item::bytes).sum());
         self.flow.sent.fetch_add(1, Relaxed);
-        let taken = deliveries.blocking_send(Delivery::Item(item)).is_ok();
-        self.flow.working.fetch_sub(1, Release);
+        let count = items.len() as u64;
+        let taken = deliveries.blocking_send(Delivery::Items(items)).is_ok();
+        self.flow.working.fetch_sub(count, Release);
         taken
     }
 
@@ -204,7 +225,7 @@ impl Crew {
         let started = Instant::now();
         let samples = match &self.prepare {
             Some(prepare) => prepare.samples(&record, fetched)?,
-            None => vec![Sample::default()],
+            None => vec![Sample { failure: record.unreadable(), ..Sample::default() }],
         };
         self.meter.add_busy("decode", started.elapsed());
         let mut item = Item { record, epoch, seq, samples, attempts, provisional };

@@ -8,7 +8,7 @@ use futures::TryStreamExt;
 use serde_json::Value;
 
 use super::{
-    Change, FORMAT, Input, MAX_PARTITIONS, Opened, PLAN, Plan, bytes_of, change_name, content_hash, diff,
+    Change, FORMAT, Input, MAX_PARTITIONS, Opened, PLAN, Plan, Topic, bytes_of, change_name, content_hash, diff,
     extension_name, partitions_of,
 };
 use crate::error::{Error, Result};
@@ -71,6 +71,7 @@ async fn create(folder: &Folder, wanted: &Wanted<'_>) -> Result<Opened> {
         schema_hash: wanted.schema_hash.to_owned(),
         content: wanted.content.clone(),
         inputs: freeze(folder, wanted.discovery, |_| true, wanted.rows_per_partition).await?,
+        topics: wanted.discovery.topics().unwrap_or_default().to_vec(),
     };
     let bytes = bytes_of(&plan)?;
     for _ in 0..TRIES {
@@ -110,6 +111,9 @@ fn check_inputs(folder: &Folder, opened: &Opened, discovery: &Discovery) -> Resu
     let another = |what: String| {
         Error::Config(format!("{what}: give this run a sink.dir of its own, {} has a plan", folder.place("")))
     };
+    if discovery.topics().is_some() || !opened.plan.topics.is_empty() {
+        return check_topics(folder, &opened.plan.topics, discovery.topics());
+    }
     if let Some(root) = discovery.folder() {
         return match opened.inputs.iter().find(|input| input.listing.is_none() || input.path != root) {
             Some(input) => Err(another(format!("source.folder.path is {root}, but the plan reads {}", input.path))),
@@ -153,6 +157,28 @@ fn check_inputs(folder: &Folder, opened: &Opened, discovery: &Discovery) -> Resu
         }
     }
     Ok(())
+}
+
+/// `Error::DataLoss` for a topic that was made anew; its cluster's id may differ (a mirror), its own may not.
+fn check_topics(folder: &Folder, planned: &[Topic], found: Option<&[Topic]>) -> Result<()> {
+    let names = |topics: &[Topic]| topics.iter().map(|topic| topic.name.clone()).collect::<Vec<_>>().join(", ");
+    let found = found.unwrap_or_default();
+    if names(planned) != names(found) {
+        let shown = |topics: &[Topic]| match topics.is_empty() {
+            true => "files".to_owned(),
+            false => format!("topics {}", names(topics)),
+        };
+        return Err(Error::Config(format!(
+            "the source is {}, but the plan in {} reads {}: give this run a sink.dir of its own",
+            shown(found),
+            folder.place(""),
+            shown(planned)
+        )));
+    }
+    match planned.iter().zip(found).find(|(then, now)| !then.id.is_empty() && !now.id.is_empty() && then.id != now.id) {
+        Some((topic, _)) => Err(crate::source::kafka::recreated(&topic.name)),
+        None => Ok(()),
+    }
 }
 
 async fn check_settings(folder: &Folder, opened: &mut Opened, wanted: &Wanted<'_>) -> Result<()> {

@@ -6,11 +6,12 @@ use bytes::Bytes;
 use serde_json::Value;
 
 use super::{
-    Change, Input, MAX_PARTITIONS, PLAN, Plan, PlannedPartition, change_name, damaged, diff, extension_name, parse,
-    partitions_of,
+    Change, FORMAT, Input, MAX_PARTITIONS, PLAN, Plan, PlannedPartition, Topic, change_name, content_hash, damaged,
+    diff, extension_name, parse, partitions_of,
 };
 use crate::checkpoint::Partition;
 use crate::error::{Error, Result};
+use crate::source::Discovery;
 use crate::store::Folder;
 
 /// A dataset's plan with all that was added to it, as every process reads it.
@@ -60,6 +61,33 @@ impl Opened {
         opened.read_extensions(folder).await?;
         opened.read_changes(folder).await?;
         Ok(Some(opened))
+    }
+
+    /// The plan of what `discovery` found, written nowhere: for a reader that keeps its progress elsewhere.
+    pub(crate) fn unwritten(discovery: &Discovery, rows_per_partition: u64) -> Result<Self> {
+        let inputs = discovery.inputs(|_| true, rows_per_partition)?.inputs;
+        let content = Value::Null;
+        let plan = Plan {
+            format: FORMAT,
+            dataset: String::new(),
+            content_hash: content_hash(&content),
+            schema_hash: String::new(),
+            content,
+            inputs,
+            topics: Vec::new(),
+        };
+        Ok(Self {
+            inputs: plan.inputs.clone(),
+            content_hash: plan.content_hash.clone(),
+            content: Value::Null,
+            changes: 0,
+            created: false,
+            new: Vec::new(),
+            listings: Vec::new(),
+            extensions: 0,
+            bytes: Bytes::new(),
+            plan,
+        })
     }
 
     /// Reads the extensions that have come since.
@@ -134,9 +162,23 @@ impl Opened {
         )))
     }
 
-    /// Names the input in footers: BLAKE3, hex, of the first plan's list of inputs. Extensions don't change it.
+    /// Names the input in footers: BLAKE3, hex, of the first plan's list of inputs or topics. Extensions don't change it.
     pub fn source_identity(&self) -> String {
-        super::content_hash(&serde_json::to_value(&self.plan.inputs).unwrap_or_default())
+        let inputs = match self.plan.topics.is_empty() {
+            true => serde_json::to_value(&self.plan.inputs),
+            false => serde_json::to_value(&self.plan.topics),
+        };
+        super::content_hash(&inputs.unwrap_or_default())
+    }
+
+    /// The offset where a partition of one of the topics begins; `None` for any other.
+    pub fn start_of(&self, partition: &Partition) -> Option<u64> {
+        let numbered = |topic: &Topic| {
+            let number = partition.as_str().strip_prefix(&topic.name)?.strip_prefix('-')?.parse::<usize>().ok()?;
+            // One that was added since begins with its first message.
+            Some(topic.starts.get(number).copied().unwrap_or(0))
+        };
+        self.plan.topics.iter().find_map(numbered)
     }
 
     /// Positions in the plan.

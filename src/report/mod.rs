@@ -7,7 +7,7 @@ mod decode;
 pub mod export;
 pub mod failures;
 pub mod figures;
-mod json;
+pub(crate) mod json;
 mod layout;
 mod part;
 mod pick;

@@ -315,17 +315,7 @@ mod tests {
 
     #[test]
     fn the_stage_fills_columns_in_order_and_leaves_out_what_cannot_be_scored() {
-        let record = Record {
-            key: "k".into(),
-            reference: Reference::Missing,
-            target: None,
-            task: None,
-            position: Position { partition: Partition::of_file(0, 0), offset: 0 },
-            source_file: None,
-            source_row: None,
-            listed: None,
-            kept: None,
-        };
+        let record = Record::new("k", Reference::Missing, Position { partition: Partition::of_file(0, 0), offset: 0 });
         let stage = Score::new(&[ScoreName::SsimLm4lv, ScoreName::PsnrSkimage]);
         let size = Size::new(12, 12);
         let mut sample = Sample { image: Some(noise(size, 1)), ..Sample::default() };

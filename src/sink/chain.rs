@@ -68,14 +68,45 @@ impl Chain {
     /// Finds where `partition`'s chain ends: behind its greatest part, and not below `floor`, which is the partition's
     /// start, or an end that is known. `Error::DataLoss` if the last part is not this dataset's or contradicts itself.
     pub async fn recover(dataset: &Dataset, partition: &Partition, floor: u64) -> Result<Self> {
+        Self::find(dataset, partition, floor, None).await.map(|(chain, _)| chain)
+    }
+
+    /// The same, to go on behind: the events of the last part, which somebody else published, are sent again. Where the part that
+    /// begins at `known` was once the last, only what comes from there on is listed; right also where that part never was.
+    pub(crate) async fn take_over(
+        dataset: &Dataset,
+        partition: &Partition,
+        floor: u64,
+        known: Option<u64>,
+    ) -> Result<Self> {
+        let (chain, last) = Self::find(dataset, partition, floor, known).await?;
+        if let Some(last) = last {
+            dataset.tell(last.footer(), last.size()).await?;
+        }
+        Ok(chain)
+    }
+
+    async fn find(
+        dataset: &Dataset,
+        partition: &Partition,
+        floor: u64,
+        known: Option<u64>,
+    ) -> Result<(Self, Option<StoredPart>)> {
         let mut patience = Patience::new(dataset.give_up);
         loop {
             let heard = Heard::now();
-            match find_last(dataset, partition, None).await {
+            let found = match known {
+                Some(_) => match find_last(dataset, partition, known).await {
+                    Ok(None) => find_last(dataset, partition, None).await,
+                    found => found,
+                },
+                None => find_last(dataset, partition, None).await,
+            };
+            match found {
                 Ok(found) => {
                     patience.answered();
-                    let end = found.map_or(floor, |found| found.end.max(floor));
-                    return Ok(Self { partition: partition.clone(), end, heard, wins: 0 });
+                    let end = found.as_ref().map_or(floor, |found| found.footer().end.max(floor));
+                    return Ok((Self { partition: partition.clone(), end, heard, wins: 0 }, found));
                 }
                 Err(error) => patience.after(error).await?,
             }
@@ -103,7 +134,7 @@ impl Chain {
             // The intake tells of the loss.
             tracing::debug!(partition = %self.partition, at = end, "looking where the chain goes on");
         }
-        Ok(Self { wins, ..Self::recover(dataset, &self.partition, end).await? })
+        Ok(Self { wins, ..Self::take_over(dataset, &self.partition, end, None).await? })
     }
 
     /// Continues the chain by the part whose footer is `footer` and whose bytes are in `file`. Tries until the part's fate
@@ -122,6 +153,10 @@ impl Chain {
                 Ok(Outcome::Published) => {
                     patience.answered();
                     (self.end, self.wins) = (footer.end, 0);
+                    if dataset.events.is_some() {
+                        let bytes = std::fs::metadata(file).map_err(|error| Error::disk(file, error))?.len();
+                        dataset.tell(footer, bytes).await?;
+                    }
                     return Ok(Outcome::Published);
                 }
                 Ok(foreign) => return Ok(foreign),
@@ -139,7 +174,7 @@ impl Chain {
         while self.heard.is_old() {
             let heard = Heard::now();
             if let Some(found) = find_last(dataset, &self.partition, Some(footer.from)).await? {
-                return Ok(outcome(&found));
+                return Ok(outcome(found.footer()));
             }
             self.heard = heard;
         }
@@ -149,7 +184,7 @@ impl Chain {
         match created {
             Create::Done => Ok(Outcome::Published),
             Create::Exists => match read_checked(dataset, name).await? {
-                Some(found) => Ok(outcome(&found)),
+                Some(found) => Ok(outcome(found.footer())),
                 None => Err(Error::Unavailable {
                     what: dataset.folder.place(name),
                     reason:
@@ -162,7 +197,7 @@ impl Chain {
 }
 
 /// The partition's greatest part, of those that begin at `least` or behind, one try.
-async fn find_last(dataset: &Dataset, partition: &Partition, least: Option<u64>) -> Result<Option<Footer>> {
+async fn find_last(dataset: &Dataset, partition: &Partition, least: Option<u64>) -> Result<Option<StoredPart>> {
     let after = least.and_then(|least| least.checked_sub(1)).map(|below| part_name(partition, below));
     let entries = dataset.folder.list_after(&format!("data/{partition}"), after.as_deref()).await?;
     let last = entries
@@ -179,9 +214,9 @@ async fn find_last(dataset: &Dataset, partition: &Partition, least: Option<u64>)
 }
 
 /// Reads the footer of a part, one try, and checks that the part can be where it is.
-async fn read_checked(dataset: &Dataset, name: &str) -> Result<Option<Footer>> {
-    let found = StoredPart::open(&dataset.folder, name).await?.map(|part| part.footer().clone());
-    match found.as_ref().and_then(|found| found.fault(&dataset.id, name)) {
+async fn read_checked(dataset: &Dataset, name: &str) -> Result<Option<StoredPart>> {
+    let found = StoredPart::open(&dataset.folder, name).await?;
+    match found.as_ref().and_then(|found| found.footer().fault(&dataset.id, name)) {
         Some(fault) => Err(Error::DataLoss(format!("{}: {fault}", dataset.folder.place(name)))),
         None => Ok(found),
     }

@@ -202,17 +202,7 @@ mod tests {
     use crate::sink::config::{Encoding, WebpConfig};
 
     fn record(reference: Reference) -> Record {
-        Record {
-            key: "k".into(),
-            reference,
-            target: None,
-            task: None,
-            position: Position { partition: Partition::of_file(0, 0), offset: 0 },
-            source_file: None,
-            source_row: None,
-            listed: None,
-            kept: None,
-        }
+        Record::new("k", reference, Position { partition: Partition::of_file(0, 0), offset: 0 })
     }
 
     fn image() -> Image {

@@ -42,12 +42,24 @@ pub(super) struct Lane {
     open: Option<OpenPart>,
     /// In the chain's order.
     closed: VecDeque<Part>,
-    /// Items and end of the epoch, once the source said them.
-    ending: Option<(u64, u64)>,
+    /// What the source said of positions without rows that were not reached yet, in order.
+    marks: VecDeque<Mark>,
+    /// The epoch's end was reached.
+    ended: bool,
     /// Here unless something is in flight with it.
     chain: Option<Chain>,
     flight: Option<Flight>,
     then: Then,
+}
+
+/// A stretch of positions without rows.
+struct Mark {
+    /// The items before it.
+    items: u64,
+    /// The offset behind it.
+    next: u64,
+    /// What became of the positions; `None` at the end of the epoch.
+    gap: Option<String>,
 }
 
 /// What is in flight for a lane.
@@ -72,8 +84,8 @@ pub(super) enum Next {
     Publish(Chain, Box<Part>),
     /// Hand the chain out for a new start; the lane is done.
     Restart(Chain, bool),
-    /// Say that the partition is free from here on; the lane is done.
-    Release(u64),
+    /// Say that the partition is free; the lane is done.
+    Release,
     /// Nothing to say; the lane is done.
     Stop,
 }
@@ -91,7 +103,8 @@ impl Lane {
             at: chain.end(),
             open: None,
             closed: VecDeque::new(),
-            ending: None,
+            marks: VecDeque::new(),
+            ended: false,
             chain: Some(chain),
             flight: None,
             then: Then::Nothing,
@@ -107,11 +120,16 @@ impl Lane {
             return Ok(());
         }
         lighten(&mut item);
-        self.window.push(item)?;
-        while let Some(item) = self.window.pop() {
+        self.reach_marks()?;
+        match self.window.pass(item) {
+            Ok(item) => self.take(item)?,
+            Err(early) => self.window.push(early)?,
+        }
+        loop {
+            self.reach_marks()?;
+            let Some(item) = self.window.pop() else { return Ok(()) };
             self.take(item)?;
         }
-        self.end_if_complete()
     }
 
     /// Takes the next item in order.
@@ -139,23 +157,43 @@ impl Lane {
         if !self.taking || epoch != self.epoch {
             return Ok(());
         }
-        self.ending = Some((items, next));
-        self.end_if_complete()
+        self.marks.push_back(Mark { items, next, gap: None });
+        self.reach_marks()
     }
 
-    fn end_if_complete(&mut self) -> Result<()> {
-        let Some((_, next)) = self.ending.filter(|(items, _)| self.window.released() >= *items) else { return Ok(()) };
-        if next < self.at {
-            return Err(Error::Bug(format!("{} was said to end at {next}, but {} is next", self.partition, self.at)));
+    /// The positions behind the epoch's first `items` items and below `next` have no rows, and `reason` says why: a part of its
+    /// own will say so.
+    pub(super) fn gap(&mut self, epoch: u64, items: u64, next: u64, reason: String) -> Result<()> {
+        if !self.taking || epoch != self.epoch {
+            return Ok(());
         }
-        self.at = next;
-        self.taking = false;
-        if self.open.is_none() && self.at > self.from {
-            let part = OpenPart::create(&self.factory, &self.partition, self.from)?.close(self.at, Some(GAP))?;
-            self.from = self.at;
-            self.closed.push_back(part);
+        self.marks.push_back(Mark { items, next, gap: Some(reason) });
+        self.reach_marks()
+    }
+
+    /// Covers the stretches that all items before have come of.
+    fn reach_marks(&mut self) -> Result<()> {
+        while let Some(Mark { next, gap, .. }) = self.marks.pop_front_if(|mark| self.window.released() >= mark.items) {
+            if next < self.at {
+                return Err(Error::Bug(format!("{} goes on at {next}, but {} is next", self.partition, self.at)));
+            }
+            if gap.is_some() {
+                self.close()?;
+            }
+            self.at = next;
+            self.taking = gap.is_some();
+            self.ended = gap.is_none();
+            if self.open.is_none() && self.at > self.from {
+                let reason = gap.as_deref().unwrap_or(GAP);
+                let part = OpenPart::create(&self.factory, &self.partition, self.from)?.close(self.at, Some(reason))?;
+                self.from = self.at;
+                self.closed.push_back(part);
+            }
+            if self.ended {
+                self.close()?;
+            }
         }
-        self.close()
+        Ok(())
     }
 
     /// Closes the open part behind the last row taken.
@@ -221,14 +259,14 @@ impl Lane {
             return Next::Wait;
         }
         if self.closed.is_empty() && self.then == Then::Nothing {
-            let finished = !self.taking && self.ending.is_some() && self.open.is_none() && self.flight.is_none();
+            let finished = !self.taking && self.ended && self.open.is_none() && self.flight.is_none();
             return if finished { Next::Stop } else { Next::Wait };
         }
         let Some(chain) = self.chain.take() else { return Next::Wait };
         match (self.closed.pop_front(), self.then) {
             (Some(part), _) => Next::Publish(chain, Box::new(part)),
             (None, Then::Restart { foreign }) => Next::Restart(chain, foreign),
-            (None, Then::Release) => Next::Release(chain.end()),
+            (None, Then::Release) => Next::Release,
             (None, Then::Stop | Then::Nothing) => Next::Stop,
         }
     }

@@ -16,6 +16,7 @@ pub mod card;
 pub mod chain;
 pub mod config;
 pub mod encode;
+pub mod events;
 pub mod footer;
 mod lane;
 mod outcomes;
@@ -42,6 +43,7 @@ use tokio::time::Instant;
 pub use self::chain::Chain;
 pub use self::config::SinkConfig;
 pub use self::encode::Encode;
+pub use self::events::{Events, EventsConfig};
 pub use self::outcomes::{Outcomes, ScoreMean};
 pub use self::schema::{Columns, ImageColumn, results_schema};
 
@@ -54,7 +56,7 @@ use self::scratch::Scratch;
 use crate::checkpoint::Partition;
 use crate::error::{Error, Result};
 use crate::sample::Item;
-use crate::store::Folder;
+use crate::store::{Folder, patiently};
 
 const MIB: u64 = 1 << 20;
 
@@ -73,6 +75,16 @@ pub struct Dataset {
     pub source: String,
     /// How long a store may fail to answer (`run.storm.give_up_s`).
     pub give_up: Duration,
+    /// Who is told of its parts.
+    pub events: Option<Arc<Events>>,
+}
+
+impl Dataset {
+    /// Tells of a part that is durable, if somebody wants to know; tries until that is acknowledged.
+    async fn tell(&self, footer: &Footer, bytes: u64) -> Result<()> {
+        let Some(events) = &self.events else { return Ok(()) };
+        patiently(self.give_up, || events.tell(self, footer, bytes)).await
+    }
 }
 
 /// What [`Sink::next`] reports.
@@ -92,8 +104,6 @@ pub enum Notice {
     Released {
         /// The partition.
         partition: Partition,
-        /// Where its chain ends.
-        end: u64,
     },
 }
 
@@ -209,6 +219,14 @@ impl Sink {
     pub fn end(&mut self, partition: &Partition, epoch: u64, items: u64, next: u64) -> Result<()> {
         match self.lanes.get_mut(partition) {
             Some(lane) => lane.end(epoch, items, next),
+            None => Ok(()),
+        }
+    }
+
+    /// Says that the positions behind the `items` items read so far in this epoch, and below `next`, have no rows, and why.
+    pub fn gap(&mut self, partition: &Partition, epoch: u64, items: u64, next: u64, reason: String) -> Result<()> {
+        match self.lanes.get_mut(partition) {
+            Some(lane) => lane.gap(epoch, items, next, reason),
             None => Ok(()),
         }
     }
@@ -347,9 +365,9 @@ impl Sink {
                     done.push(partition.clone());
                     self.ready.push_back(Notice::Restart { chain, foreign });
                 }
-                Next::Release(end) => {
+                Next::Release => {
                     done.push(partition.clone());
-                    self.ready.push_back(Notice::Released { partition: partition.clone(), end });
+                    self.ready.push_back(Notice::Released { partition: partition.clone() });
                 }
                 Next::Stop => done.push(partition.clone()),
             }
@@ -388,7 +406,7 @@ impl Sink {
                     lane.takes_off(fly(&self.flights, &partition, work), None);
                 } else {
                     if lane.is_released() {
-                        self.ready.push_back(Notice::Released { partition: partition.clone(), end });
+                        self.ready.push_back(Notice::Released { partition: partition.clone() });
                     }
                     self.lanes.remove(&partition);
                 }

@@ -23,6 +23,7 @@ const TAIL: u64 = 64 * 1024;
 pub struct StoredPart {
     folder: Folder,
     name: String,
+    size: u64,
     metadata: Arc<ParquetMetaData>,
     footer: Footer,
 }
@@ -31,15 +32,20 @@ impl StoredPart {
     /// Reads the footer of part `name` below the dataset's folder, `None` if there is no such object. `Error::DataLoss` if it
     /// is not a part that this program can read, `Error::Unavailable` if the store did not answer. One try.
     pub async fn open(folder: &Folder, name: &str) -> Result<Option<Self>> {
-        let Some(metadata) = read_metadata(folder, name).await? else { return Ok(None) };
+        let Some((size, metadata)) = read_metadata(folder, name).await? else { return Ok(None) };
         let footer = Footer::from_metadata(&metadata)
             .map_err(|why| Error::DataLoss(format!("{}: {why}", folder.place(name))))?;
-        Ok(Some(Self { folder: folder.clone(), name: name.to_owned(), metadata: Arc::new(metadata), footer }))
+        Ok(Some(Self { folder: folder.clone(), name: name.to_owned(), size, metadata: Arc::new(metadata), footer }))
     }
 
     /// Its own account of itself.
     pub fn footer(&self) -> &Footer {
         &self.footer
+    }
+
+    /// Bytes of the file.
+    pub fn size(&self) -> u64 {
+        self.size
     }
 
     /// What Parquet says of the file.
@@ -91,8 +97,8 @@ impl AsyncFileReader for PartBytes {
     }
 }
 
-/// The Parquet footer of `name`, `None` if there is no such object; one try.
-async fn read_metadata(folder: &Folder, name: &str) -> Result<Option<ParquetMetaData>> {
+/// Size and Parquet footer of `name`, `None` if there is no such object; one try.
+async fn read_metadata(folder: &Folder, name: &str) -> Result<Option<(u64, ParquetMetaData)>> {
     let Some(size) = folder.size(name).await? else { return Ok(None) };
     let broken = |why: &dyn std::fmt::Display| {
         Error::DataLoss(format!("{}: not a readable Parquet file: {why}", folder.place(name)))
@@ -125,5 +131,5 @@ async fn read_metadata(folder: &Folder, name: &str) -> Result<Option<ParquetMeta
     if !metadata.row_groups().iter().flat_map(|group| group.columns()).all(inside) {
         return Err(broken(&"its columns do not lie inside the file"));
     }
-    Ok(Some(metadata))
+    Ok(Some((size, metadata)))
 }

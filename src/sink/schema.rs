@@ -60,6 +60,8 @@ impl ImageColumn {
 pub struct Columns {
     /// Image columns, in the order of [`ImageColumn::ALL`].
     pub images: Vec<ImageColumn>,
+    /// True if the source is Kafka: then there are columns that say which message a row is of.
+    pub messages: bool,
     /// True if the pipeline restores: then there are columns that say by what.
     pub restores: bool,
     /// Score columns, full names such as `input_psnr_lm4lv`: for each image in turn, in the order of the pipeline's `score` list.
@@ -85,6 +87,8 @@ pub(crate) enum Kind {
     Bytes,
     Image,
     Ops,
+    Timestamp,
+    Headers,
 }
 
 impl Kind {
@@ -98,6 +102,8 @@ impl Kind {
             Self::Bytes => "binary",
             Self::Image => "struct<bytes: binary, path: string>",
             Self::Ops => "list<struct<step: string, op: string, version: int32, params: string>>",
+            Self::Timestamp => "timestamp[us, UTC]",
+            Self::Headers => "list<struct<key: string, value: binary>>",
         }
     }
 
@@ -111,6 +117,8 @@ impl Kind {
             Self::Bytes => DataType::Binary,
             Self::Image => DataType::Struct(image_fields()),
             Self::Ops => DataType::List(Arc::new(Field::new("item", DataType::Struct(op_fields()), true))),
+            Self::Timestamp => DataType::Timestamp(TimeUnit::Microsecond, Some("UTC".into())),
+            Self::Headers => DataType::List(Arc::new(Field::new("item", DataType::Struct(header_fields()), true))),
         }
     }
 }
@@ -128,6 +136,11 @@ pub(crate) fn op_fields() -> Fields {
         Field::new("version", DataType::Int32, true),
         Field::new("params", DataType::Utf8, true),
     ])
+}
+
+/// The fields of one element of `headers`.
+pub(crate) fn header_fields() -> Fields {
+    Fields::from(vec![Field::new("key", DataType::Utf8, true), Field::new("value", DataType::Binary, true)])
 }
 
 /// A column as `schemas/results.json` describes it.
@@ -203,6 +216,16 @@ const MIDDLE: &[Own] = &[
     ),
 ];
 
+/// Columns behind those, where the source is Kafka.
+const MESSAGES: &[Own] = &[
+    own("topic", Kind::Text, NO_MESSAGE, "the message's topic"),
+    own("topic_partition", Kind::Int32, NO_MESSAGE, "the number of its partition; `offset` is its offset there"),
+    own("timestamp", Kind::Timestamp, "the topic keeps no timestamps", "the message's own, or when the broker took it"),
+    own("kafka_key", Kind::Bytes, "the message has no key", "the message's key"),
+    own("headers", Kind::Headers, NO_MESSAGE, "the message's headers, in order"),
+];
+const NO_MESSAGE: &str = "never, where the source is Kafka";
+
 /// Columns behind those, where the pipeline restores.
 const RESTORED: &[Own] = &[
     own("model", Kind::Text, NOT_RESTORED, "the restorer's name, from its model folder"),
@@ -268,7 +291,9 @@ impl Columns {
         let reserved = Self::reserved(self.restores);
         for field in &self.kept {
             let name = field.name();
-            if reserved(name) || self.scores.iter().any(|score| **score == **name) || self.is_timing(name) {
+            let of_message = self.messages && MESSAGES.iter().any(|own| own.name == name);
+            if reserved(name) || of_message || self.scores.iter().any(|score| **score == **name) || self.is_timing(name)
+            {
                 return Err(Error::Config(format!(
                     "source.keep: the output has a column `{name}` of its own: leave it out, or rename it in the input"
                 )));
@@ -301,6 +326,7 @@ impl Columns {
         let mut layout: Vec<(String, Result<Kind, Arc<Field>>)> = HEAD.iter().map(fixed).collect();
         layout.extend(self.images.iter().map(|image| (image.name().to_owned(), Ok(Kind::Image))));
         layout.extend(MIDDLE.iter().map(fixed));
+        layout.extend(MESSAGES.iter().filter(|_| self.messages).map(fixed));
         layout.extend(RESTORED.iter().filter(|_| self.restores).map(fixed));
         layout.extend(self.scores.iter().map(|score| (score.to_string(), Ok(Kind::Float64))));
         layout.extend(self.kept.iter().map(|field| (field.name().clone(), Err(Arc::clone(field)))));
@@ -432,6 +458,7 @@ pub fn results_schema() -> Value {
         columns.push(entry(&own(image.name(), Kind::Image, null_when, image.describe())));
     }
     columns.extend(MIDDLE.iter().map(entry));
+    columns.extend(MESSAGES.iter().map(entry));
     columns.extend(RESTORED.iter().map(entry));
     let score = |name: &str, unit: &str, what: &str| {
         json!({
@@ -488,6 +515,7 @@ mod tests {
     fn columns() -> Columns {
         Columns {
             images: ImageColumn::ALL.to_vec(),
+            messages: false,
             restores: false,
             scores: vec!["input_psnr_lm4lv".into()],
             kept: Fields::from(vec![Field::new("caption", DataType::Utf8View, false)]),

@@ -47,9 +47,16 @@ pub struct Report {
 }
 
 /// Checks the chains below `folder`, which hold dataset `dataset`, against the plan's partitions; with `complete` every chain
-/// must reach the plan's end, too. Reads every footer and the columns that say where rows belong, no image. Faults of the data
+/// must reach the plan's end, too. `stream` says where a partition begins that belongs to the dataset without such an end (a
+/// topic's). Reads every footer and the columns that say where rows belong, no image. Faults of the data
 /// are in the report; an `Err` is a store or disk that could not be read.
-pub async fn verify(folder: &Folder, dataset: &str, plan: &[PlannedPartition], complete: bool) -> Result<Report> {
+pub async fn verify(
+    folder: &Folder,
+    dataset: &str,
+    plan: &[PlannedPartition],
+    stream: &dyn Fn(&Partition) -> Option<u64>,
+    complete: bool,
+) -> Result<Report> {
     let mut report = Report { partitions: plan.len() as u64, ..Report::default() };
     let mut chains: BTreeMap<Partition, Vec<(u64, String)>> =
         plan.iter().map(|planned| (planned.partition.clone(), Vec::new())).collect();
@@ -64,8 +71,13 @@ pub async fn verify(folder: &Folder, dataset: &str, plan: &[PlannedPartition], c
     }
     for (partition, parts) in &chains {
         let place = folder.place(&format!("data/{partition}"));
-        let end = walk(folder, dataset, parts, &mut report).await?;
+        let start = stream(partition);
+        let end = walk(folder, dataset, start.unwrap_or(0), parts, &mut report).await?;
         let Some(rows) = planned.get(partition) else {
+            if start.is_some() {
+                report.partitions += 1;
+                continue;
+            }
             report.faults.push(format!("{place}: the plan has no such partition"));
             continue;
         };
@@ -80,9 +92,14 @@ pub async fn verify(folder: &Folder, dataset: &str, plan: &[PlannedPartition], c
     Ok(report)
 }
 
-/// Checks the parts of one chain, oldest first, and returns its end.
-async fn walk(folder: &Folder, dataset: &str, parts: &[(u64, String)], report: &mut Report) -> Result<u64> {
-    report.archived = report.archived.saturating_add(parts.first().map_or(0, |(from, _)| *from));
+/// Checks the parts of one chain, which begins at `start`, oldest first, and returns its end.
+async fn walk(folder: &Folder, dataset: &str, start: u64, parts: &[(u64, String)], report: &mut Report) -> Result<u64> {
+    let oldest = parts.first().map_or(start, |(from, _)| *from);
+    if oldest < start {
+        let place = parts.first().map(|(_, name)| folder.place(name)).unwrap_or_default();
+        report.faults.push(format!("{place}: begins at {oldest}, the plan's partition at {start}"));
+    }
+    report.archived = report.archived.saturating_add(oldest.saturating_sub(start));
     let mut at = None;
     for (from, name) in parts {
         let place = folder.place(name);

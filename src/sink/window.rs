@@ -32,6 +32,15 @@ impl Window {
         Ok(())
     }
 
+    /// Lets `item` pass by if it is its turn; it comes back if not.
+    pub(crate) fn pass(&mut self, item: Item) -> Result<Item, Item> {
+        if item.seq != self.next {
+            return Err(item);
+        }
+        self.next += 1;
+        Ok(item)
+    }
+
     /// The next item in order, if it is here.
     pub(crate) fn pop(&mut self) -> Option<Item> {
         let item = self.waiting.remove(&self.next)?;
@@ -102,17 +111,7 @@ mod tests {
 
     fn item(seq: u64) -> Item {
         let position = Position { partition: Partition::of_file(0, 0), offset: seq * 3 };
-        let record = Record {
-            key: String::new(),
-            reference: Reference::Missing,
-            target: None,
-            task: None,
-            position,
-            source_file: None,
-            source_row: None,
-            listed: None,
-            kept: None,
-        };
+        let record = Record::new(String::new(), Reference::Missing, position);
         let samples = vec![Sample::default()];
         Item { record: Arc::new(record), epoch: 0, seq, samples, attempts: 1, provisional: None }
     }

@@ -6,9 +6,11 @@ use std::num::NonZeroU64;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use super::kafka::{KafkaConfig, MessageFormat};
+
 mod values;
 
-pub use values::{ColumnChoice, Paths, Scalar, Values};
+pub use values::{ColumnChoice, OneOrMany, Scalar, Values};
 
 /// Where the records come from: exactly one of these.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
@@ -18,6 +20,8 @@ pub enum SourceConfig {
     Parquet(ParquetConfig),
     /// A tree of image files.
     Folder(FolderConfig),
+    /// Messages of Kafka topics, each naming or holding an image.
+    Kafka(KafkaConfig),
 }
 
 /// `source.parquet`: rows of Parquet files, local or in an object store.
@@ -26,7 +30,7 @@ pub enum SourceConfig {
 pub struct ParquetConfig {
     /// File, folder (all `*.parquet` in it, at any depth), glob or URL (`s3://`, `gs://`, `az://`), or a list of them. The
     /// order decides the plan's; within a folder or glob, files are sorted by the bytes of their paths. Required.
-    pub path: Paths,
+    pub path: OneOrMany,
     /// Which columns mean what. Default: reference and key are detected, target and task are not read.
     #[serde(default)]
     pub columns: ColumnsConfig,
@@ -105,6 +109,8 @@ impl SourceConfig {
         match self {
             Self::Parquet(config) => config.rows_per_partition,
             Self::Folder(config) => config.rows_per_partition,
+            // A topic has partitions of its own.
+            Self::Kafka(_) => rows_per_partition(),
         }
     }
 
@@ -112,7 +118,7 @@ impl SourceConfig {
     pub fn has_target(&self) -> bool {
         match self {
             Self::Parquet(config) => config.columns.target != ColumnChoice::None,
-            Self::Folder(_) => false,
+            Self::Folder(_) | Self::Kafka(_) => false,
         }
     }
 
@@ -121,6 +127,7 @@ impl SourceConfig {
         match self {
             Self::Parquet(config) => config.columns.task != ColumnChoice::None,
             Self::Folder(_) => false,
+            Self::Kafka(config) => matches!(config.message, MessageFormat::Auto | MessageFormat::Json(_)),
         }
     }
 
@@ -132,6 +139,7 @@ impl SourceConfig {
                 "parquet": { "columns": config.columns, "keep": config.keep, "where": config.filter }
             }),
             Self::Folder(_) => serde_json::json!({ "folder": {} }),
+            Self::Kafka(config) => serde_json::json!({ "kafka": { "message": config.message } }),
         }
     }
 }
@@ -184,7 +192,7 @@ mod tests {
     #[test]
     fn refuses_with_a_place() {
         for (yaml, said) in [
-            ("parquet: { path: [] }", "a file, folder, glob or URL"),
+            ("parquet: { path: [] }", "a text, or a list of them"),
             ("parquet: {}", "path"),
             ("parquet: { path: a, kep: [b] }", "kep"),
             ("parquet: { path: a, columns: { keys: b } }", "keys"),

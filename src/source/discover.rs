@@ -1,9 +1,9 @@
-//! What is there to read: the Parquet files that `path` names, with their footers, or the images of a folder.
+//! What is there to read: the Parquet files that `path` names, with their footers, the images of a folder, or topics.
 //!
 //! Every start looks again, so that a changed or missing input stops the run before a row is written, and new files are
 //! reported. Remote footers are not read again where size and ETag are the plan's.
 //!
-//! (long because two kinds of input are looked for, each with all ways to be missing)
+//! (long because all kinds of input are looked for, each with all ways to be missing)
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
@@ -14,11 +14,13 @@ use futures::{StreamExt, TryStreamExt};
 use globset::GlobSet;
 
 use super::files::{self, Choice, Counts, search};
+use super::kafka::{self, Topics};
 use super::listing::{self, Image};
 use super::parquet::{ColumnNames, Columns, ParquetFile};
-use super::{FolderConfig, ParquetConfig, SourceConfig, blocking};
+use super::{FolderConfig, KafkaConfig, ParquetConfig, SourceConfig, blocking};
+use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::plan::{Input, Opened};
+use crate::plan::{Input, Opened, Topic};
 use crate::store::{Folder, Stores};
 
 mod locate;
@@ -53,7 +55,7 @@ pub struct Discovery {
 }
 
 #[derive(Debug)]
-enum Inputs {
+pub(super) enum Inputs {
     Files {
         files: Vec<Arc<ParquetFile>>,
         by_name: HashMap<Arc<str>, usize>,
@@ -64,6 +66,10 @@ enum Inputs {
     Images {
         root: String,
         images: Vec<Image>,
+    },
+    Topics {
+        config: Box<KafkaConfig>,
+        topics: Topics,
     },
 }
 
@@ -84,6 +90,10 @@ pub async fn discover(look: Look<'_>) -> Result<Discovery> {
     let inputs = match look.config {
         SourceConfig::Parquet(config) => discover_files(&look, config, &mut counts).await?,
         SourceConfig::Folder(config) => discover_images(&look, config, &mut counts).await?,
+        SourceConfig::Kafka(config) => Inputs::Topics {
+            topics: blocking(|| kafka::look(config, look.known.is_none()))?,
+            config: Box::new(config.clone()),
+        },
     };
     let mut notes = Vec::new();
     let mut note = |n: u64, what: &str| {
@@ -94,6 +104,7 @@ pub async fn discover(look: Look<'_>) -> Result<Discovery> {
     match look.config {
         SourceConfig::Parquet(_) => note(counts.hidden, "files or folders whose names begin with . or _ were left out"),
         SourceConfig::Folder(_) => note(counts.hidden, "files or folders were left out by source.folder.exclude"),
+        SourceConfig::Kafka(_) => {}
     }
     note(counts.links, "links to folders were not entered: name those folders themselves to read them");
     note(counts.unreadable_names, "file names are not UTF-8: each becomes a failed row");
@@ -112,6 +123,7 @@ impl Discovery {
         match &self.inputs {
             Inputs::Files { files, .. } => files.iter().map(|file| file.rows).sum(),
             Inputs::Images { images, .. } => images.len() as u64,
+            Inputs::Topics { .. } => 0,
         }
     }
 
@@ -120,6 +132,7 @@ impl Discovery {
         match &self.inputs {
             Inputs::Files { files, .. } => files.iter().map(|file| file.size).sum(),
             Inputs::Images { images, .. } => images.iter().map(|image| image.size).sum(),
+            Inputs::Topics { .. } => 0,
         }
     }
 
@@ -127,7 +140,7 @@ impl Discovery {
     pub fn columns(&self) -> Option<&ColumnNames> {
         match &self.inputs {
             Inputs::Files { columns, .. } => Some(columns.names()),
-            Inputs::Images { .. } => None,
+            Inputs::Images { .. } | Inputs::Topics { .. } => None,
         }
     }
 
@@ -136,15 +149,36 @@ impl Discovery {
     pub fn kept_fields(&self) -> &[FieldRef] {
         match &self.inputs {
             Inputs::Files { columns, .. } => columns.kept_fields(),
-            Inputs::Images { .. } => &[],
+            Inputs::Images { .. } | Inputs::Topics { .. } => &[],
         }
     }
 
     /// The folder that was listed; `None` for Parquet files.
     pub(crate) fn folder(&self) -> Option<&str> {
         match &self.inputs {
-            Inputs::Files { .. } => None,
+            Inputs::Files { .. } | Inputs::Topics { .. } => None,
             Inputs::Images { root, .. } => Some(root),
+        }
+    }
+
+    /// The topics that were found; `None` for files.
+    pub(crate) fn topics(&self) -> Option<&[Topic]> {
+        match &self.inputs {
+            Inputs::Topics { topics, .. } => Some(&topics.topics),
+            _ => None,
+        }
+    }
+
+    /// The names of the topics that were found; `None` for files.
+    pub fn topic_names(&self) -> Option<Vec<String>> {
+        Some(self.topics()?.iter().map(|topic| topic.name.clone()).collect())
+    }
+
+    /// Where this run ends in each partition of the topics; `None` for files, and where it does not end.
+    pub(crate) fn bounds(&self) -> Option<Checkpoint> {
+        match &self.inputs {
+            Inputs::Topics { topics, .. } => topics.bounds.clone(),
+            _ => None,
         }
     }
 
@@ -152,7 +186,7 @@ impl Discovery {
     pub(crate) fn file(&self, name: &str) -> Option<&ParquetFile> {
         match &self.inputs {
             Inputs::Files { files, by_name, .. } => by_name.get(name).map(|&at| files[at].as_ref()),
-            Inputs::Images { .. } => None,
+            _ => None,
         }
     }
 
@@ -171,6 +205,7 @@ impl Discovery {
         match &self.inputs {
             Inputs::Files { files, .. } => Box::new(files.iter().map(|file| &*file.name)),
             Inputs::Images { images, .. } => Box::new(images.iter().map(|image| image.path.as_str())),
+            Inputs::Topics { .. } => Box::new(std::iter::empty()),
         }
     }
 
@@ -194,15 +229,12 @@ impl Discovery {
                 };
                 Ok(Frozen { inputs: vec![input], listing: Some((name, bytes)) })
             }
+            Inputs::Topics { .. } => Ok(Frozen { inputs: Vec::new(), listing: None }),
         }
     }
 
-    /// The Parquet files and their columns; `None` for a folder.
-    pub(crate) fn into_files(self) -> Option<(Vec<Arc<ParquetFile>>, Columns)> {
-        match self.inputs {
-            Inputs::Files { files, columns, .. } => Some((files, *columns)),
-            Inputs::Images { .. } => None,
-        }
+    pub(super) fn into_inputs(self) -> Inputs {
+        self.inputs
     }
 }
 

@@ -67,15 +67,12 @@ impl Rows for FolderRows {
             )));
         }
         let records = (at..next).zip(lines).map(|(offset, image)| Record {
-            key: image.path.clone(),
-            reference: Reference::Uri(image.path),
-            target: None,
-            task: None,
-            position: Position { partition: partition.partition.clone(), offset },
-            source_file: None,
-            source_row: None,
             listed: Some(Listed { size: image.size, mtime_ns: image.mtime_ns }),
-            kept: None,
+            ..Record::new(
+                image.path.clone(),
+                Reference::Uri(image.path),
+                Position { partition: partition.partition.clone(), offset },
+            )
         });
         Ok(Batch { records: records.collect(), next })
     }

@@ -1,6 +1,6 @@
 //! Records from memory, for tests of what stands behind a source: the driver's, and those in `tests/`.
 
-use crate::checkpoint::{Checkpoint, Partition};
+use crate::checkpoint::Partition;
 use crate::error::Result;
 use crate::plan::PlannedPartition;
 use crate::sample::Record;
@@ -43,15 +43,13 @@ impl Rows for Memory {
 }
 
 impl Source for MemorySource {
-    async fn next(&mut self) -> Result<Option<Event>> {
-        self.0.next().await
+    async fn next(&mut self, hungry: bool) -> Result<Option<Event>> {
+        self.0.next(hungry).await
     }
 
     fn start(&mut self, p: Partition, epoch: u64, at: u64) -> Result<()> {
         self.0.start(p, epoch, at)
     }
 
-    fn commit(&mut self, upto: &Checkpoint) {
-        self.0.commit(upto);
-    }
+    fn commit(&mut self, _: &Partition, _: u64, _: u64) {}
 }

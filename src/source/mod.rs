@@ -6,23 +6,27 @@
 use std::future::Future;
 use std::sync::Arc;
 
-use crate::checkpoint::{Checkpoint, Partition};
+use crate::checkpoint::Partition;
 use crate::error::Result;
 use crate::plan::{Opened, PlannedPartition};
 use crate::sample::Record;
+
+use discover::Inputs;
 
 mod config;
 mod discover;
 pub(crate) mod files;
 mod folder;
+pub(crate) mod kafka;
 pub(crate) mod listing;
 mod memory;
 mod parquet;
 mod planned;
 
-pub use config::{ColumnChoice, ColumnsConfig, FolderConfig, ParquetConfig, Paths, Scalar, SourceConfig, Values};
+pub use config::{ColumnChoice, ColumnsConfig, FolderConfig, OneOrMany, ParquetConfig, Scalar, SourceConfig, Values};
 pub(crate) use discover::Frozen;
 pub use discover::{Discovery, Look, discover};
+pub use kafka::{Health, reference_schema, JsonMessage, KafkaConfig, KeptType, MessageFormat, OnDataLoss, Start, Until};
 pub use memory::MemorySource;
 pub use parquet::ColumnNames;
 
@@ -30,13 +34,29 @@ pub use parquet::ColumnNames;
 #[derive(Debug)]
 pub enum Event {
     /// A partition is ours from now on; answer with [`Source::start`].
-    Assigned(Partition),
+    Assigned {
+        /// The partition.
+        partition: Partition,
+        /// What is known of its progress besides the chain.
+        committed: Option<Committed>,
+    },
     /// Records of one partition, offsets ascending (gaps are positions without rows), read under `epoch`.
     Records {
         /// As given to [`Source::start`].
         epoch: u64,
         /// Never empty; all of one partition.
         records: Vec<Record>,
+    },
+    /// Positions that had records, which nobody can read any more.
+    Gap {
+        /// The partition.
+        partition: Partition,
+        /// As given to [`Source::start`].
+        epoch: u64,
+        /// The offset behind them; they begin behind the last record.
+        next: u64,
+        /// What became of them.
+        reason: String,
     },
     /// Nothing more will come of this partition in this run; every position below `next` was given or has no row.
     End {
@@ -56,17 +76,35 @@ pub enum Event {
     },
 }
 
+/// What a consumer group knows of a partition's progress: a hint, since it is told after the fact.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Committed {
+    /// The offset to go on at.
+    pub offset: u64,
+    /// The beginning of this dataset's last part, if it was this dataset's writer that said so.
+    pub part: Option<u64>,
+}
+
 /// A supplier of records in partitions.
 pub trait Source: Send + 'static {
     /// The next event; `None` when every assigned partition has ended and none will come (a [`Source::start`] may wake it
-    /// again). Waits while it has nothing to say. Cancel-safe. After an `Err` it may be asked again, which tries again.
-    fn next(&mut self) -> impl Future<Output = Result<Option<Event>>> + Send;
+    /// again). Waits while it has nothing to say, or while what it has are records and the driver is not `hungry` for more.
+    /// Cancel-safe. After an `Err` it may be asked again, which tries again.
+    fn next(&mut self, hungry: bool) -> impl Future<Output = Result<Option<Event>>> + Send;
 
     /// Reads partition `p` from offset `at`, stamping `epoch`; answers `Assigned`, and seeks again after a conflict.
     fn start(&mut self, p: Partition, epoch: u64, at: u64) -> Result<()>;
 
-    /// Progress that is durable now: a hint.
-    fn commit(&mut self, upto: &Checkpoint);
+    /// The positions `from..end` are durable: a hint.
+    fn commit(&mut self, partition: &Partition, from: u64, end: u64);
+
+    /// Nothing that was read of a revoked partition is held any more.
+    fn release(&mut self, _partition: &Partition) {}
+
+    /// How the source is.
+    fn health(&self) -> Health {
+        Health::default()
+    }
 }
 
 /// Any source that a pipeline file can name.
@@ -75,36 +113,46 @@ pub struct AnySource(Kind);
 enum Kind {
     Parquet(planned::Planned<parquet::ParquetRows>),
     Folder(planned::Planned<folder::FolderRows>),
+    Kafka(kafka::KafkaSource),
 }
 
 /// Says whether a reference is short enough to be fetched.
 pub(crate) type Fits = Arc<dyn Fn(&str) -> bool + Send + Sync>;
 
-/// The source over `partitions` of the plan `opened`, which was made or checked with `discovery`.
+/// The source over `partitions` of the plan `opened`, which was made or checked with `discovery`; of topics, over those that the
+/// group gives us.
 pub fn open(discovery: Discovery, opened: &Opened, partitions: Vec<PlannedPartition>) -> Result<AnySource> {
-    open_where(discovery, opened, partitions, Arc::new(|_| true))
+    open_where(discovery, opened, partitions, Arc::new(|_| true), None)
 }
 
-/// As [`open`]; of references that are too long to be fetched, as `fits` says, only the start is kept.
+/// As [`open`]; of references that are too long to be fetched, as `fits` says, only the start is kept. Of topics only the first
+/// `limit` records are read.
 pub(crate) fn open_where(
     discovery: Discovery,
     opened: &Opened,
     partitions: Vec<PlannedPartition>,
     fits: Fits,
+    limit: Option<u64>,
 ) -> Result<AnySource> {
-    Ok(AnySource(match discovery.into_files() {
-        Some((files, columns)) => {
-            Kind::Parquet(planned::Planned::new(parquet::ParquetRows::new(files, columns, opened, fits)?, partitions))
+    Ok(AnySource(match discovery.into_inputs() {
+        Inputs::Files { files, columns, .. } => {
+            Kind::Parquet(planned::Planned::new(parquet::ParquetRows::new(files, *columns, opened, fits)?, partitions))
         }
-        None => Kind::Folder(planned::Planned::new(folder::FolderRows::new(opened, &partitions)?, partitions)),
+        Inputs::Images { .. } => {
+            Kind::Folder(planned::Planned::new(folder::FolderRows::new(opened, &partitions)?, partitions))
+        }
+        Inputs::Topics { config, topics, .. } => {
+            Kind::Kafka(kafka::KafkaSource::open(&config, topics, opened, fits, limit)?)
+        }
     }))
 }
 
 impl Source for AnySource {
-    async fn next(&mut self) -> Result<Option<Event>> {
+    async fn next(&mut self, hungry: bool) -> Result<Option<Event>> {
         match &mut self.0 {
-            Kind::Parquet(source) => source.next().await,
-            Kind::Folder(source) => source.next().await,
+            Kind::Parquet(source) => source.next(hungry).await,
+            Kind::Folder(source) => source.next(hungry).await,
+            Kind::Kafka(source) => source.next(hungry).await,
         }
     }
 
@@ -112,13 +160,29 @@ impl Source for AnySource {
         match &mut self.0 {
             Kind::Parquet(source) => source.start(p, epoch, at),
             Kind::Folder(source) => source.start(p, epoch, at),
+            Kind::Kafka(source) => source.start(p, epoch, at),
         }
     }
 
-    fn commit(&mut self, upto: &Checkpoint) {
+    fn commit(&mut self, partition: &Partition, from: u64, end: u64) {
         match &mut self.0 {
-            Kind::Parquet(source) => source.commit(upto),
-            Kind::Folder(source) => source.commit(upto),
+            Kind::Parquet(source) => source.commit(partition, from, end),
+            Kind::Folder(source) => source.commit(partition, from, end),
+            Kind::Kafka(source) => source.commit(partition, from, end),
+        }
+    }
+
+    fn release(&mut self, partition: &Partition) {
+        if let Kind::Kafka(source) = &mut self.0 {
+            source.release(partition);
+        }
+    }
+
+    fn health(&self) -> Health {
+        match &self.0 {
+            Kind::Parquet(source) => source.health(),
+            Kind::Folder(source) => source.health(),
+            Kind::Kafka(source) => source.health(),
         }
     }
 }

@@ -260,6 +260,7 @@ fn records(
         source_row: Some(rows[i]),
         listed: None,
         kept: kept.as_ref().map(|kept| kept.slice(i, 1)),
+        message: None,
     });
     Ok(records.collect())
 }
@@ -267,7 +268,7 @@ fn records(
 /// The key of a row that has none: the reference as written, or the SHA-256 of its bytes, hex; nothing for a null.
 fn key_of(reference: &Reference) -> String {
     match reference {
-        Reference::Missing => String::new(),
+        Reference::Missing | Reference::Unreadable(_) => String::new(),
         Reference::Uri(text) | Reference::TooLong { start: text, .. } => text.clone(),
         Reference::Inline { bytes, .. } => Sha256::digest(bytes).iter().map(|byte| format!("{byte:02x}")).collect(),
     }

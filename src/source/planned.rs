@@ -12,7 +12,7 @@ use futures::FutureExt;
 use futures::future::BoxFuture;
 
 use super::{Event, Source};
-use crate::checkpoint::{Checkpoint, Partition};
+use crate::checkpoint::Partition;
 use crate::error::{Error, Result};
 use crate::plan::PlannedPartition;
 use crate::sample::Record;
@@ -118,14 +118,17 @@ impl<R: Rows> Planned<R> {
 }
 
 impl<R: Rows> Source for Planned<R> {
-    async fn next(&mut self) -> Result<Option<Event>> {
+    async fn next(&mut self, hungry: bool) -> Result<Option<Event>> {
+        if !hungry {
+            return std::future::pending().await;
+        }
         loop {
             if self.announced < self.slots.len() && self.open <= AHEAD {
                 let slot = &mut self.slots[self.announced];
                 slot.state = State::Assigned;
                 self.announced += 1;
                 self.open += 1;
-                return Ok(Some(Event::Assigned(slot.planned.partition.clone())));
+                return Ok(Some(Event::Assigned { partition: slot.planned.partition.clone(), committed: None }));
             }
             if let Some(reading) = &mut self.reading {
                 let (cursor, batch) = (&mut reading.future).await;
@@ -163,7 +166,7 @@ impl<R: Rows> Source for Planned<R> {
         Ok(())
     }
 
-    fn commit(&mut self, _upto: &Checkpoint) {}
+    fn commit(&mut self, _: &Partition, _: u64, _: u64) {}
 }
 
 #[cfg(test)]
@@ -188,16 +191,12 @@ mod tests {
                 return Err(Error::Unavailable { what: "store".into(), reason: "down".into() });
             }
             let next = partition.rows.min(at + 3);
-            let record = |offset: u64| Record {
-                key: offset.to_string(),
-                reference: Reference::Missing,
-                target: None,
-                task: None,
-                position: Position { partition: partition.partition.clone(), offset },
-                source_file: None,
-                source_row: None,
-                listed: None,
-                kept: None,
+            let record = |offset: u64| {
+                Record::new(
+                    offset.to_string(),
+                    Reference::Missing,
+                    Position { partition: partition.partition.clone(), offset },
+                )
             };
             Ok(Batch { records: (at..next).map(record).collect(), next })
         }
@@ -217,12 +216,12 @@ mod tests {
         let (mut offsets, mut errors) = (Vec::new(), 0);
         loop {
             // As the driver's select does it: given up long before a read is done.
-            let Ok(event) = tokio::time::timeout(Duration::from_millis(3), source.next()).await else { continue };
+            let Ok(event) = tokio::time::timeout(Duration::from_millis(3), source.next(true)).await else { continue };
             match event {
-                Ok(Some(Event::Assigned(partition))) => source.start(partition, 0, 0).unwrap(),
+                Ok(Some(Event::Assigned { partition, .. })) => source.start(partition, 0, 0).unwrap(),
                 Ok(Some(Event::Records { records, .. })) => offsets.extend(records.iter().map(|r| r.position.offset)),
                 Ok(Some(Event::End { next, .. })) => assert_eq!(next, 10),
-                Ok(Some(Event::Revoked { .. })) => panic!("nothing is revoked"),
+                Ok(Some(other)) => panic!("{other:?}"),
                 Ok(None) => break,
                 Err(_) => errors += 1,
             }
@@ -243,9 +242,9 @@ mod tests {
             planned_rows: 1,
         };
         let mut source = Planned::new(Slow(false.into()), vec![planned]);
-        assert!(matches!(source.next().await, Ok(Some(Event::Assigned(_)))));
-        assert!(tokio::time::timeout(Duration::from_secs(60), source.next()).await.is_err());
+        assert!(matches!(source.next(true).await, Ok(Some(Event::Assigned { .. }))));
+        assert!(tokio::time::timeout(Duration::from_secs(60), source.next(true)).await.is_err());
         source.start(partition, 3, 0).unwrap();
-        assert!(matches!(source.next().await, Ok(Some(Event::Records { epoch: 3, .. }))));
+        assert!(matches!(source.next(true).await, Ok(Some(Event::Records { epoch: 3, .. }))));
     }
 }

@@ -23,6 +23,7 @@ use crate::bucket::store;
 pub(crate) fn columns(variants: u16) -> Columns {
     Columns {
         images: vec![ImageColumn::Input],
+        messages: false,
         restores: false,
         scores: vec![],
         kept: Fields::from(vec![Field::new("caption", DataType::Utf8, true)]),
@@ -40,6 +41,7 @@ pub(crate) fn dataset(folder: Folder) -> Dataset {
         schema_hash: "schema".into(),
         source: "source".into(),
         give_up: Duration::from_secs(600),
+        events: None,
     }
 }
 
@@ -89,15 +91,13 @@ impl Setup {
 
     pub(crate) fn item(&self, epoch: u64, seq: u64, offset: u64) -> Item {
         let record = Record {
-            key: format!("key {offset}"),
-            reference: Reference::Uri(format!("images/{offset}.jpg")),
-            target: None,
-            task: None,
-            position: Position { partition: p(), offset },
             source_file: Some("refs.parquet".into()),
             source_row: Some(offset),
-            listed: None,
-            kept: None,
+            ..Record::new(
+                format!("key {offset}"),
+                Reference::Uri(format!("images/{offset}.jpg")),
+                Position { partition: p(), offset },
+            )
         };
         let sample = |variant| Sample {
             variant,
@@ -127,7 +127,7 @@ impl Setup {
     }
 
     pub(crate) async fn verify(&self, positions: u64, complete: bool) -> Report {
-        verify(&self.folder, "the-dataset", &[planned(positions)], complete).await.unwrap()
+        verify(&self.folder, "the-dataset", &[planned(positions)], &|_| None, complete).await.unwrap()
     }
 
     /// Offset and variant of every row in the dataset, in order, and the spans of the parts.

@@ -156,17 +156,7 @@ pub(crate) fn loader(config: &LoadConfig) -> Loader {
 }
 
 pub(crate) fn record(reference: Reference) -> Record {
-    Record {
-        key: "key".to_owned(),
-        reference,
-        target: None,
-        task: None,
-        position: Position { partition: Partition::of_file(0, 0), offset: 0 },
-        source_file: None,
-        source_row: None,
-        listed: None,
-        kept: None,
-    }
+    Record::new("key", reference, Position { partition: Partition::of_file(0, 0), offset: 0 })
 }
 
 pub(crate) fn uri(reference: &str) -> Record {

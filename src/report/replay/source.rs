@@ -168,20 +168,18 @@ fn loader(made: &LoadConfig, plan: &Opened, options: &ReplayOptions) -> Result<L
 /// The record as the row shows it.
 fn by_hand(row: &Row) -> Record {
     Record {
-        key: row.key.clone(),
-        reference: row.url.clone().map_or(Reference::Missing, Reference::Uri),
-        target: None,
-        task: None,
-        position: row.position.clone(),
         source_file: row.source_file.as_deref().map(Into::into),
         source_row: row.source_row,
-        listed: None,
-        kept: None,
+        ..Record::new(row.key.clone(), row.url.clone().map_or(Reference::Missing, Reference::Uri), row.position.clone())
     }
 }
 
 /// The row's record, read again from where the plan says that it stands.
 async fn record(row: &Row, plan: &Opened, made: &Content, options: &ReplayOptions) -> Result<Record> {
+    // A message may have been deleted since; what it named, the row has.
+    if !plan.plan.topics.is_empty() {
+        return Ok(by_hand(row));
+    }
     let planned = plan.partitions(None, None).into_iter().find(|planned| planned.partition == row.position.partition);
     let planned = planned.ok_or_else(|| {
         Error::DataLoss(format!("the plan has no partition {}, which the row names", row.position.partition))
@@ -210,13 +208,13 @@ async fn record(row: &Row, plan: &Opened, made: &Content, options: &ReplayOption
 async fn one(mut source: impl Source, planned: &PlannedPartition, offset: u64) -> Result<Record> {
     let missing = || Error::DataLoss(format!("{}: has no record at {}:{offset}", planned.path, planned.partition));
     loop {
-        match source.next().await?.ok_or_else(missing)? {
-            Event::Assigned(partition) => source.start(partition, 0, offset)?,
+        match source.next(true).await?.ok_or_else(missing)? {
+            Event::Assigned { partition, .. } => source.start(partition, 0, offset)?,
             Event::Records { records, .. } => {
                 let first = records.into_iter().next();
                 return first.filter(|record| record.position.offset == offset).ok_or_else(missing);
             }
-            Event::End { .. } | Event::Revoked { .. } => return Err(missing()),
+            Event::End { .. } | Event::Gap { .. } | Event::Revoked { .. } => return Err(missing()),
         }
     }
 }

@@ -9,37 +9,37 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde::ser::SerializeSeq;
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
-/// One path or a list of them, never empty.
+/// One text or a list of them, never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Paths(pub Vec<String>);
+pub struct OneOrMany(pub Vec<String>);
 
-impl<'de> Deserialize<'de> for Paths {
+impl<'de> Deserialize<'de> for OneOrMany {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct OneOrMany;
-        impl<'de> Visitor<'de> for OneOrMany {
-            type Value = Paths;
+        struct Texts;
+        impl<'de> Visitor<'de> for Texts {
+            type Value = OneOrMany;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a file, folder, glob or URL, or a list of them")
+                f.write_str("a text, or a list of them")
             }
 
-            fn visit_str<E: de::Error>(self, value: &str) -> Result<Paths, E> {
-                Ok(Paths(vec![value.to_owned()]))
+            fn visit_str<E: de::Error>(self, value: &str) -> Result<OneOrMany, E> {
+                Ok(OneOrMany(vec![value.to_owned()]))
             }
 
-            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<Paths, A::Error> {
-                let mut paths = Vec::new();
-                while let Some(path) = seq.next_element()? {
-                    paths.push(path);
+            fn visit_seq<A: SeqAccess<'de>>(self, mut seq: A) -> Result<OneOrMany, A::Error> {
+                let mut texts = Vec::new();
+                while let Some(text) = seq.next_element()? {
+                    texts.push(text);
                 }
-                if paths.is_empty() { Err(de::Error::invalid_length(0, &self)) } else { Ok(Paths(paths)) }
+                if texts.is_empty() { Err(de::Error::invalid_length(0, &self)) } else { Ok(OneOrMany(texts)) }
             }
         }
-        deserializer.deserialize_any(OneOrMany)
+        deserializer.deserialize_any(Texts)
     }
 }
 
-impl Serialize for Paths {
+impl Serialize for OneOrMany {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         match self.0.as_slice() {
             [one] => serializer.serialize_str(one),
@@ -48,9 +48,9 @@ impl Serialize for Paths {
     }
 }
 
-impl JsonSchema for Paths {
+impl JsonSchema for OneOrMany {
     fn schema_name() -> std::borrow::Cow<'static, str> {
-        "Paths".into()
+        "OneOrMany".into()
     }
 
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
@@ -174,6 +174,16 @@ impl<'de> Visitor<'de> for ScalarVisitor {
 impl<'de> Deserialize<'de> for Scalar {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         deserializer.deserialize_any(ScalarVisitor)
+    }
+}
+
+impl JsonSchema for Scalar {
+    fn schema_name() -> std::borrow::Cow<'static, str> {
+        "Scalar".into()
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": ["string", "number", "boolean", "null"] })
     }
 }
 

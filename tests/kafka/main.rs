@@ -1,0 +1,18 @@
+//! What speaks to Kafka, against real brokers (see `broker.rs`): publishers and workers that are stopped, frozen and killed, and
+//! brokers that are, too. Where Java or Maven are missing these tests are skipped and say so; with `LM4LV_REQUIRE_KAFKA=1`
+//! they fail instead.
+
+#![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
+
+#[expect(dead_code, reason = "the tests of workers use the rest")]
+mod broker;
+#[path = "../common/mod.rs"]
+#[expect(dead_code, reason = "each test file uses its own part")]
+mod common;
+mod guard;
+#[expect(dead_code, reason = "the tests of workers use the rest")]
+mod harness;
+mod jars;
+mod publish;
+#[expect(dead_code, reason = "the tests of workers use the rest")]
+mod worker;
