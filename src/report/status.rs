@@ -138,7 +138,7 @@ pub async fn status(folder: &Folder, rows: bool) -> Result<Status> {
     let mut order: Vec<(Partition, Option<u64>)> = planned.collect();
     let known: std::collections::HashSet<Partition> = order.iter().map(|(partition, _)| partition.clone()).collect();
     let mut others: Vec<_> = chains.keys().filter(|partition| !known.contains(*partition)).cloned().collect();
-    others.sort_by_key(|partition| natural(partition));
+    others.sort_by_key(natural);
     order.extend(others.into_iter().map(|partition| (partition, None)));
 
     let mut all = Status {
