@@ -40,7 +40,7 @@ use sender::Sender;
 use topic::Topic;
 
 /// How long a transaction stays open: readers see its messages when it is done.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
+const COMMIT_EVERY: Duration = Duration::from_millis(500);
 
 /// What to publish, and where.
 #[derive(Debug, Clone)]

@@ -115,10 +115,11 @@ fn a_publisher_that_is_killed_is_gone_on_with() {
     for round in 0.. {
         let mut worker = Worker::start(dir.path(), "publish", &arguments(&bootstrap, &topic, &["--progress", "none"]));
         let random = blake3::hash(format!("{seed} {round}").as_bytes()).as_bytes()[0];
-        // 0.1 to 1.4 s, and ever longer: it must end some time.
-        std::thread::sleep(Duration::from_millis(100 + u64::from(random) * 5 + round * 50));
+        // 0.1 to 1.1 s, and ever longer: it must end some time.
+        std::thread::sleep(Duration::from_millis(100 + u64::from(random) * 4 + round * 50));
         if worker.ended().is_some() {
             worker.expect(0, 1);
+            assert!(worker.log().contains("were there before"), "{}", worker.log());
             break;
         }
         // One of three is asked to stop.
@@ -132,13 +133,13 @@ fn a_publisher_that_is_killed_is_gone_on_with() {
         kills += 1;
     }
     assert_exactly_once(&broker.read(&topic), 5, rows);
-    assert!(kills > 1, "it was never stopped half-way (seed {seed})");
+    assert!(kills > 0, "it was never stopped half-way (seed {seed})");
 }
 
 #[test]
 fn one_publisher_shuts_out_the_other() {
     let Some(broker) = Broker::shared() else { return };
-    let rows = 400_000;
+    let rows = 200_000;
     let dir = references(rows);
     let bootstrap = broker.bootstrap();
     let topic = broker.topic("two", 4);
