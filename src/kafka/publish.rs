@@ -141,6 +141,14 @@ pub async fn publish(wanted: Wanted, watch: &Watch) -> Result<Published> {
     // Of the rows from 0 on that are `p mod n`, those below `next`.
     let before = (0..).zip(&next).map(|(p, &next)| (next.min(rows) + n - 1).saturating_sub(p) / n).sum::<u64>();
     watch.done.store(before, Ordering::Relaxed);
+    match rows - before {
+        0 => {}
+        left => tracing::info!(
+            "{left} of {rows} rows go to topic {}, from row {} on",
+            wanted.topic,
+            next.iter().min().unwrap_or(&0)
+        ),
+    }
     let started = Instant::now();
     let mut messages = 0;
     let outcome = send(input, &next, &mut sender, &ours, watch, &mut messages).await;
