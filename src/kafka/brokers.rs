@@ -7,7 +7,7 @@
 
 use std::ffi::{CStr, CString};
 use std::ptr;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use rdkafka::client::Client;
 use rdkafka::config::ClientConfig;
@@ -20,6 +20,9 @@ use super::{ANSWER, Hearing, failed, words};
 use crate::error::{Error, Result};
 
 impl ConsumerContext for Hearing {}
+
+/// What is listened to at once.
+const HEARD: u32 = 100;
 
 /// A client that only asks.
 pub(crate) struct Brokers {
@@ -36,18 +39,24 @@ impl Brokers {
         Ok(Self { consumer, name: config.get("bootstrap.servers").unwrap_or_default().to_owned() })
     }
 
+    /// Why the brokers refuse us, if they do.
+    fn refusal(&self) -> Option<String> {
+        // Serves what librdkafka has to say; a poll that served a log line answers nothing, like one that had nothing to serve.
+        for _ in 0..HEARD {
+            self.consumer.poll(Duration::from_millis(1));
+        }
+        self.consumer.client().context().refusal()
+    }
+
     /// A failed answer, or the reason why there can be none: what the connection itself met says more than a timeout.
     fn error(&self, what: &str, error: &KafkaError) -> Error {
-        // Serves what librdkafka has to say.
-        while self.consumer.poll(std::time::Duration::ZERO).is_some() {}
-        let hearing = self.consumer.client().context();
-        if let Some(refusal) = hearing.refusal() {
+        if let Some(refusal) = self.refusal() {
             return Error::Config(format!(
                 "{}: {refusal}: look at the credentials and the CA under properties",
                 self.name
             ));
         }
-        match hearing.waits() {
+        match self.consumer.client().context().waits() {
             Some((_, reason)) => Error::Unavailable { what: format!("Kafka at {}", self.name), reason },
             None => failed(what, error),
         }
@@ -62,8 +71,12 @@ impl Brokers {
     pub(crate) fn partitions(&self, topic: &str) -> Result<i32> {
         let begun = Instant::now();
         loop {
-            let metadata = self.consumer.fetch_metadata(Some(topic), ANSWER);
-            let metadata = metadata.map_err(|error| self.error(&format!("topic {topic}"), &error))?;
+            let metadata = match self.consumer.fetch_metadata(Some(topic), ANSWER / 5) {
+                Ok(metadata) => metadata,
+                // A refusal is heard long before.
+                Err(_) if begun.elapsed() < ANSWER && self.refusal().is_none() => continue,
+                Err(error) => return Err(self.error(&format!("topic {topic}"), &error)),
+            };
             let found = metadata.topics().iter().find(|found| found.name() == topic);
             let partitions = found.map_or(0, |found| found.partitions().len());
             let error = found.and_then(|found| found.error()).map(RDKafkaErrorCode::from);

@@ -515,16 +515,10 @@ impl<S: Source> Intake<S> {
                 Ok(()) => Chain::take_over(&dataset, &partition, start, committed.and_then(|known| known.part)).await,
                 Err(error) => Err(error),
             };
-            let moved = |chain: &Chain| committed.filter(|known| chain.end() == start && known.offset > start);
-            let chain = match chain.as_ref().ok().and_then(moved) {
-                Some(known) => Err(Error::DataLoss(format!(
-                    "{partition}: the consumer group has come to offset {}, but there is no part of it in {}: if the dataset was \
-                     moved, set sink.dir to where it is now; if this is a new dataset, give it a group of its own",
-                    known.offset,
-                    dataset.folder.place("")
-                ))),
-                None => chain,
-            };
+            let chain = chain.and_then(|chain| match committed {
+                Some(known) => agree(&dataset, start, known, &chain).map(|()| chain),
+                None => Ok(chain),
+            });
             (epoch, chain)
         }));
     }
@@ -715,6 +709,24 @@ impl<S: Source> Intake<S> {
         let many = rows >= JUDGED_FROM_ROWS && failed as f64 > self.config.max_failed_share * rows as f64;
         many.then_some(Error::TooManyFailed { failed, rows })
     }
+}
+
+/// What the consumer group knows does not contradict the chain, which begins at `start`.
+fn agree(dataset: &Dataset, start: u64, known: Committed, chain: &Chain) -> Result<()> {
+    let (partition, offset, dir) = (chain.partition(), known.offset, dataset.folder.place(""));
+    if known.foreign && offset > chain.end() {
+        return Err(Error::DataLoss(format!(
+            "{partition}: the consumer group has come to offset {offset} for another dataset than that in {dir}, so each would \
+             get a share of the messages only: give this dataset a group of its own"
+        )));
+    }
+    if chain.end() == start && offset > start {
+        return Err(Error::DataLoss(format!(
+            "{partition}: the consumer group has come to offset {offset}, but there is no part of it in {dir}: if the dataset \
+             was moved, set sink.dir to where it is now; if this is a new dataset, give it a group of its own"
+        )));
+    }
+    Ok(())
 }
 
 /// The line that a published part is worth: where it is, and what failed in it.

@@ -85,6 +85,8 @@ pub struct Committed {
     pub offset: u64,
     /// The beginning of this dataset's last part, if it was this dataset's writer that said so.
     pub part: Option<u64>,
+    /// True if it was another dataset's writer.
+    pub foreign: bool,
 }
 
 /// A supplier of records in partitions.

@@ -6,6 +6,7 @@ use std::process::{Command, Output};
 use std::sync::Arc;
 
 use arrow::array::{Array, ArrayRef, AsArray, BinaryArray, RecordBatch, StringArray};
+use arrow::datatypes::TimestampMicrosecondType;
 use arrow::util::display::{ArrayFormatter, FormatOptions};
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
@@ -136,6 +137,10 @@ fn cell(column: &ArrayRef, row: usize) -> String {
     }
     if let Some(bytes) = column.as_binary_opt::<i32>() {
         return blake3::hash(bytes.value(row)).to_hex().to_string();
+    }
+    // The formatter knows no time zone by name.
+    if let Some(times) = column.as_primitive_opt::<TimestampMicrosecondType>() {
+        return times.value_as_datetime(row).unwrap().to_string();
     }
     ArrayFormatter::try_new(column, &FormatOptions::default()).unwrap().value(row).to_string()
 }

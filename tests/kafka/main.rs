@@ -4,15 +4,17 @@
 
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
-#[expect(dead_code, reason = "the tests of workers use the rest")]
 mod broker;
 #[path = "../common/mod.rs"]
 #[expect(dead_code, reason = "each test file uses its own part")]
 mod common;
+mod group;
 mod guard;
-#[expect(dead_code, reason = "the tests of workers use the rest")]
 mod harness;
 mod jars;
+mod job;
+mod messages;
+mod outage;
 mod publish;
-#[expect(dead_code, reason = "the tests of workers use the rest")]
+mod runs;
 mod worker;

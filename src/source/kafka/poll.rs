@@ -28,8 +28,9 @@ use crate::source::{Committed, Event};
 
 /// A poll without messages.
 const POLL: Duration = Duration::from_millis(20);
-/// Records in one event, and in all events that are made up at once.
+/// Records in all events that are made up at once, and their bytes.
 const BATCH: usize = 1000;
+const BATCH_BYTES: u64 = 4 << 20;
 /// Records, and their bytes, that may wait for the driver.
 const MAX_RECORDS: u64 = 8000;
 const MAX_BYTES: u64 = 48 << 20;
@@ -168,6 +169,7 @@ pub(super) struct State {
     /// Where the last message was from: the next is often from there too.
     last: Option<usize>,
     batched: usize,
+    batched_bytes: u64,
     /// Assigned by the group, not by us yet.
     assigning: Option<(Instant, Vec<usize>)>,
     /// Taken by the group, not by us yet; and until when.
@@ -176,7 +178,8 @@ pub(super) struct State {
     commits: BTreeMap<usize, (u64, u64)>,
     stalled: Option<Instant>,
     paused: bool,
-    gone_since: Option<Instant>,
+    /// Topics that are not there, and since when.
+    gone: BTreeMap<String, Instant>,
     looked_at_ids: Option<Instant>,
     looked_at_ends: Option<Instant>,
     heard: Option<Instant>,
@@ -189,11 +192,14 @@ impl Poller {
         if let Err(error) = self.turn() {
             self.told_changes.send((Err(error), 0)).ok();
             // The driver stops for it, and says so.
-            while let Ok(command) = self.commands.recv() {
-                if matches!(command, Command::Stop) {
-                    break;
-                }
+            while !self.state.stop {
+                let Ok(command) = self.commands.recv() else { break };
+                self.note(command);
             }
+        }
+        // The last parts were published just before the driver left.
+        while let Ok(command) = self.commands.try_recv() {
+            self.note(command);
         }
         self.commit(CommitMode::Sync);
         self.consumer.context().closing.store(true, Relaxed);
@@ -259,20 +265,28 @@ impl Poller {
                     self.state.waiting.retain(|waiting| waiting.partition != partition);
                     self.start(partition, epoch, at, Instant::now())?;
                 }
-                Command::Commit { partition, from, end } => {
-                    if let Some(slot) = self.state.by_name.get(&partition) {
-                        self.state.commits.insert(*slot, (from, end));
-                    }
-                }
-                Command::Released(partition) => {
-                    if let Some(slot) = self.state.by_name.get(&partition) {
-                        self.state.slots[*slot].released = true;
-                    }
-                }
-                Command::Stop => self.state.stop = true,
+                other => self.note(other),
             }
         }
         Ok(())
+    }
+
+    /// Obeys what asks nobody.
+    fn note(&mut self, command: Command) {
+        match command {
+            Command::Start { .. } => {}
+            Command::Commit { partition, from, end } => {
+                if let Some(slot) = self.state.by_name.get(&partition) {
+                    self.state.commits.insert(*slot, (from, end));
+                }
+            }
+            Command::Released(partition) => {
+                if let Some(slot) = self.state.by_name.get(&partition) {
+                    self.state.slots[*slot].released = true;
+                }
+            }
+            Command::Stop => self.state.stop = true,
+        }
     }
 
     /// Tries starts again whose time has come.
@@ -289,22 +303,29 @@ impl Poller {
         let Some(&index) = self.state.by_name.get(&partition).filter(|index| self.state.slots[**index].owned) else {
             return Ok(());
         };
+        if self.events.is_closed() {
+            return Ok(());
+        }
         self.state.slots[index].forget();
         let (topic, number) = (Arc::clone(&self.state.slots[index].topic), self.state.slots[index].number);
-        let again = |poller: &mut Self, partition| {
+        let again = |poller: &mut Self, partition, at| {
             poller.state.waiting.push(Waiting { partition, epoch, at, since, due: Instant::now() + AGAIN });
         };
         let (low, high) = match brokers::span(&self.consumer, &topic, number) {
             Ok(span) => span,
             Err(error) => {
                 tracing::debug!(%partition, "where it begins and ends is not known yet: {error}");
-                again(self, partition);
+                again(self, partition, at);
                 return Ok(());
             }
         };
+        if at > high || at < low {
+            // Of all reasons the one that is known best.
+            self.look_at_ids()?;
+        }
         if at > high {
             if since.elapsed() < LEADER_LAGS {
-                again(self, partition);
+                again(self, partition, at);
                 return Ok(());
             }
             return Err(Error::DataLoss(format!(
@@ -320,16 +341,43 @@ impl Poller {
         slot.high = high;
         if slot.assigned
             && let Err(error) = self.consumer.seek(&topic, number, offset(at), Duration::from_secs(5))
+            // Right after an assignment it cannot be sought yet; where the brokers had nothing at an offset, it never can.
+            && (since.elapsed() < AGAIN || !self.assign_anew(index))
         {
             tracing::debug!(%partition, at, "cannot seek yet: {error}");
             self.state.slots[index].forget();
-            again(self, partition);
+            again(self, partition, at);
             return Ok(());
         }
-        if bound.is_some_and(|bound| at >= bound) {
+        if self.limit == Some(0) {
+            self.reach_limit();
+        } else if bound.is_some_and(|bound| at >= bound) {
             self.end(index, at);
         }
         Ok(())
+    }
+
+    /// Takes a partition that cannot be sought out of what is read, and in again; true if that worked.
+    fn assign_anew(&mut self, index: usize) -> bool {
+        let place = |slot: &Slot| slot.reading.as_ref().map_or(Offset::End, |reading| offset(reading.next));
+        let done = match self.consumer.rebalance_protocol() {
+            RebalanceProtocol::Cooperative => {
+                let list = self.list(&[index], place);
+                let done = self.consumer.incremental_unassign(&list);
+                let done = done.and_then(|()| self.consumer.incremental_assign(&list));
+                self.forget_pauses(&[index]);
+                done
+            }
+            _ => {
+                let all: Vec<usize> =
+                    (0..self.state.slots.len()).filter(|index| self.state.slots[*index].assigned).collect();
+                let done = self.consumer.assign(&self.list(&all, place));
+                self.forget_pauses(&all);
+                done
+            }
+        };
+        self.pause();
+        done.inspect_err(|error| tracing::warn!("a partition could not be read anew: {error}")).is_ok()
     }
 
     /// The topic has no messages between `at` and `low` any more; where to go on, if at all.
@@ -411,10 +459,13 @@ impl Poller {
                 Ok(list) => {
                     for element in list.elements() {
                         if let Offset::Offset(offset) = element.offset() {
-                            let mut words = element.metadata().split(' ');
-                            let ours = words.next() == Some(self.dataset.as_str());
-                            let part = words.next().and_then(|from| from.parse().ok()).filter(|_| ours);
-                            let committed = Committed { offset: offset.unsigned_abs(), part };
+                            let said = element.metadata().split_once(' ');
+                            let part = said.and_then(|(dataset, from)| Some((dataset, from.parse().ok()?)));
+                            let committed = Committed {
+                                offset: offset.unsigned_abs(),
+                                part: part.filter(|(dataset, _)| *dataset == self.dataset).map(|(_, from)| from),
+                                foreign: part.is_some_and(|(dataset, _)| dataset != self.dataset),
+                            };
                             found.insert((element.topic().to_owned(), element.partition()), committed);
                         }
                     }
@@ -452,15 +503,21 @@ impl Poller {
         let list = self.list(indices, |slot| slot.reading.as_ref().map_or(Offset::End, |reading| offset(reading.next)));
         match answer(&self.consumer, &list, true) {
             Ok(()) => {
-                for index in indices {
-                    let slot = &mut self.state.slots[*index];
-                    (slot.assigned, slot.paused) = (true, false);
-                }
+                indices.iter().for_each(|index| self.state.slots[*index].assigned = true);
+                self.forget_pauses(indices);
             }
             // The group has moved on; it will say so.
             Err(error) => tracing::warn!("could not take what the group assigned: {error}"),
         }
         self.pause();
+    }
+
+    /// Begins anew with partitions of which librdkafka would remember that they were paused when we had them before.
+    fn forget_pauses(&mut self, indices: &[usize]) {
+        if let Err(error) = self.consumer.resume(&self.list(indices, |_| Offset::Invalid)) {
+            tracing::debug!("could not resume: {error}");
+        }
+        indices.iter().for_each(|index| self.state.slots[*index].paused = false);
     }
 
     fn settle_revocation(&mut self) {
@@ -566,7 +623,10 @@ impl Poller {
         if let Some(bound) = slot.bound.filter(|bound| at >= *bound) {
             return self.end(index, bound);
         }
-        slot.push(&self.reader, message);
+        if self.limit == Some(0) {
+            return;
+        }
+        self.state.batched_bytes += slot.push(&self.reader, message);
         self.state.batched += 1;
         if let Some(limit) = &mut self.limit {
             *limit = limit.saturating_sub(1);
@@ -576,7 +636,7 @@ impl Poller {
         }
         if let Some(bound) = self.state.slots[index].bound.filter(|bound| at + 1 >= *bound) {
             self.end(index, bound);
-        } else if self.state.batched >= BATCH {
+        } else if self.state.batched >= BATCH || self.state.batched_bytes >= BATCH_BYTES {
             self.flush();
         }
     }
@@ -597,7 +657,7 @@ impl Poller {
         if self.state.batched == 0 {
             return;
         }
-        self.state.batched = 0;
+        (self.state.batched, self.state.batched_bytes) = (0, 0);
         for slot in &mut self.state.slots {
             let Some((epoch, records, bytes)) = slot.drain(&self.reader) else { continue };
             self.backlog.records.fetch_add(records.len() as u64, Relaxed);
@@ -618,7 +678,7 @@ impl Poller {
             _ => {}
         }
         match error.rdkafka_error_code() {
-            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange) => self.look_for_holes(),
+            Some(Code::AutoOffsetReset | Code::OffsetOutOfRange | Code::LogTruncation) => self.look_for_holes(),
             Some(
                 Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition | Code::UnknownTopicId,
             ) => {
@@ -674,19 +734,13 @@ impl Poller {
         Ok(())
     }
 
-    /// Some partition is not where the topic has messages.
+    /// Some partition is not where the topic has messages, and is not read any more; which one, librdkafka's crate does not say.
     fn look_for_holes(&mut self) -> Result<()> {
         for index in 0..self.state.slots.len() {
             let slot = &self.state.slots[index];
             let Some(next) = slot.open_at() else { continue };
             let (partition, epoch) = (slot.partition.clone(), slot.reading.as_ref().map_or(0, |reading| reading.epoch));
-            let outside = match brokers::span(&self.consumer, &slot.topic, slot.number) {
-                Ok((low, high)) => next < low || next > high,
-                Err(_) => true,
-            };
-            if outside {
-                self.start(partition, epoch, next, Instant::now())?;
-            }
+            self.start(partition, epoch, next, Instant::now())?;
         }
         Ok(())
     }
@@ -699,7 +753,7 @@ impl Poller {
             self.state.looked_at_ends = Some(now);
             self.look_at_ends();
         }
-        if due(&self.state.looked_at_ids, LOOK_AT_IDS) && self.state.slots.iter().any(|slot| slot.owned) {
+        if due(&self.state.looked_at_ids, LOOK_AT_IDS) {
             self.state.looked_at_ids = Some(now);
             self.look_at_ids()?;
         }
@@ -742,13 +796,13 @@ impl Poller {
         for (topic, planned) in &self.ids {
             match brokers::topic_id(self.consumer.client(), topic) {
                 Ok(Some(id)) => {
-                    self.state.gone_since = None;
+                    self.state.gone.remove(topic);
                     if !planned.is_empty() && !id.is_empty() && id != *planned {
                         return Err(super::recreated(topic));
                     }
                 }
                 Ok(None) => {
-                    let since = *self.state.gone_since.get_or_insert_with(Instant::now);
+                    let since = *self.state.gone.entry(topic.clone()).or_insert_with(Instant::now);
                     if since.elapsed() > LEADER_LAGS {
                         return Err(Error::DataLoss(format!("topic {topic} has been deleted")));
                     }

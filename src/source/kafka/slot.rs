@@ -99,8 +99,8 @@ impl Slot {
         self.bytes = 0;
     }
 
-    /// Takes a message whose turn it is.
-    pub(super) fn push(&mut self, reader: &Reader, message: &BorrowedMessage<'_>) {
+    /// Takes a message whose turn it is; gives the bytes of its record.
+    pub(super) fn push(&mut self, reader: &Reader, message: &BorrowedMessage<'_>) -> u64 {
         let offset = message.offset().unsigned_abs();
         let mut headers = Vec::new();
         let mut content_type = None;
@@ -135,12 +135,14 @@ impl Slot {
             headers,
             raw,
         }));
-        self.bytes += record.bytes();
+        let bytes = record.bytes();
+        self.bytes += bytes;
         self.records.push(record);
         self.kept.push(kept);
         if let Some(reading) = &mut self.reading {
             reading.next = offset + 1;
         }
+        bytes
     }
 
     /// The records so far, their epoch and their bytes; `None` if there are none.

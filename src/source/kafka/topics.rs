@@ -55,7 +55,15 @@ fn starts(config: &KafkaConfig, brokers: &Brokers, topic: &str, count: i32) -> R
                 Start::Earliest => low,
                 Start::Latest => high,
                 Start::Timestamp(_) => times.as_ref().and_then(|times| times[n as usize]).unwrap_or(high),
-                Start::Offsets(offsets) => offsets.get(Partition::of_topic(topic, n).as_str()).copied().unwrap_or(low),
+                Start::Offsets(offsets) => match offsets.get(Partition::of_topic(topic, n).as_str()) {
+                    Some(at) if *at > high => {
+                        return Err(Error::Config(format!(
+                            "source.kafka.start.offsets.{topic}-{n}: {at} is behind the partition's end, which is {high}"
+                        )));
+                    }
+                    Some(at) => *at,
+                    None => low,
+                },
             })
         })
         .collect()
