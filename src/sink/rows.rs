@@ -1,4 +1,6 @@
 //! Items → Arrow: the rows of some positions as one record batch of the dataset's schema.
+//!
+//! (long because every kind of column is filled here)
 
 use std::borrow::Cow;
 use std::sync::Arc;

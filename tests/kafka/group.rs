@@ -204,7 +204,8 @@ fn events_come_at_least_once_and_repeats_carry_their_key() {
                 assert_eq!(told.len(), with_rows.len());
                 for footer in with_rows {
                     let found = told.values().find(|value| {
-                        value["partition"] == footer["partition"].as_str() && value["from"].to_string() == footer["from"]
+                        value["partition"] == footer["partition"].as_str()
+                            && value["from"].to_string() == footer["from"]
                     });
                     let found = found.unwrap_or_else(|| panic!("nothing of {footer:?}"));
                     for column in ["end", "rows", "failed"] {

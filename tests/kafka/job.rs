@@ -142,7 +142,10 @@ fn footer(part: &Path) -> BTreeMap<String, String> {
     use parquet::file::reader::{FileReader, SerializedFileReader};
     let reader = SerializedFileReader::new(std::fs::File::open(part).unwrap()).unwrap();
     let pairs = reader.metadata().file_metadata().key_value_metadata().unwrap();
-    pairs.iter().filter_map(|pair| Some((pair.key.trim_start_matches("lm4lv.").to_owned(), pair.value.clone()?))).collect()
+    pairs
+        .iter()
+        .filter_map(|pair| Some((pair.key.trim_start_matches("lm4lv.").to_owned(), pair.value.clone()?)))
+        .collect()
 }
 
 fn merge(into: &mut Value, more: Value) {

@@ -61,9 +61,7 @@ fn json_paths_and_images_come_out_as_rows_with_key_headers_and_timestamp() {
 fn fields_are_kept_as_columns_of_their_types() {
     let Some(broker) = Broker::shared() else { return };
     let topic = broker.topic("kept", 2);
-    let message = |n: i64| {
-        json!({ "meta": { "id": format!("k{n}") }, "img": "a.jpg", "label": "x", "n": n, "w": 0.5, "ok": true, "more": [1] })
-    };
+    let message = |n: i64| json!({ "meta": { "id": format!("k{n}") }, "img": "a.jpg", "label": "x", "n": n, "w": 0.5, "ok": true, "more": [1] });
     broker.produce(&topic, (0..20).map(|n| Outgoing::new("k", message(n).to_string()).to((n % 2) as i32)));
     broker.produce(&topic, [Outgoing::new("k", r#"{"n": "three"}"#).to(0)]);
     let job = Job::new(broker, &topic);

@@ -78,8 +78,10 @@ fn sasl_over_tls_works_and_wrong_credentials_end_the_run_soon() {
     let job = Job::new(broker, &topic);
     let with = |password: &str, more: Value| {
         let properties = broker.tls_properties(password);
-        let properties: Map<String, Value> = properties.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
-        job.kafka(json!({ "brokers": broker.tls_bootstrap(), "properties": properties })).kafka(json!({ "properties": more }));
+        let properties: Map<String, Value> =
+            properties.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        job.kafka(json!({ "brokers": broker.tls_bootstrap(), "properties": properties }))
+            .kafka(json!({ "properties": more }));
     };
     with("wrong", json!({}));
     let began = Instant::now();

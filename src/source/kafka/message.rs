@@ -1,4 +1,6 @@
 //! A message's value → the reference, key, task and kept fields of a record.
+//!
+//! (long because every form of a message is read here)
 
 use std::borrow::Cow;
 use std::fmt;
