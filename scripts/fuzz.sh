@@ -3,7 +3,7 @@
 # `cargo test` takes it (tests/fuzz.rs). Needs a nightly toolchain and `cargo install cargo-fuzz`.
 #
 #   scripts/fuzz.sh 300                  each target for 300 seconds
-#   scripts/fuzz.sh 300 decode plan      these only: decode reference pipeline footer plan resize degrade
+#   scripts/fuzz.sh 300 decode plan      these only: decode reference pipeline footer plan resize degrade weights
 #
 # A finding ends its target and lies in fuzz/artifacts/<target>. Mend it, and copy it to fuzz/corpus/<target> under a name that
 # says what it found. Files found by libFuzzer have names of hashes: those are replaced by the next minimised set.
@@ -14,10 +14,10 @@ SECONDS_EACH="${1:?seconds for each target}"
 shift
 TARGETS=("$@")
 if [[ ${#TARGETS[@]} -eq 0 ]]; then
-    TARGETS=(decode reference pipeline footer plan resize degrade)
+    TARGETS=(decode reference pipeline footer plan resize degrade weights)
 fi
 # The longest input, and the most files that are kept.
-declare -A LONGEST=([decode]=4096 [reference]=512 [pipeline]=4096 [footer]=4096 [plan]=4096 [resize]=32 [degrade]=160)
+declare -A LONGEST=([decode]=4096 [reference]=512 [pipeline]=4096 [footer]=4096 [plan]=4096 [resize]=32 [degrade]=160 [weights]=4096)
 
 # The decoders of the release, not the newest. No sanitizer: the code is safe Rust, and the bodies count memory themselves.
 cp Cargo.lock fuzz/Cargo.lock

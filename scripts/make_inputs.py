@@ -1,11 +1,13 @@
 #!/usr/bin/env python3
-"""Makes the inputs of `pipelines/*.yaml`: `pipelines/refs.parquet` and `pipelines/pairs.parquet`, from `pipelines/photos`.
+"""Makes the inputs of `pipelines/*.yaml`: `refs.parquet`, `pairs.parquet` and `spoiled.parquet` there, from `pipelines/photos`.
 
     python scripts/make_inputs.py            write them
     python scripts/make_inputs.py --check    compare with what is there, exit status 1 where it differs
 
 refs.parquet names the photographs, with a caption and a noise level to keep. pairs.parquet holds pairs to score: the degraded
-image's bytes (JPEG quality 30 by Pillow) beside the clean image's path. Needs Pillow, numpy and pyarrow.
+image's bytes (JPEG quality 30 by Pillow) beside the clean image's path. spoiled.parquet holds photographs to restore: the middle of
+each, noisy or with cells blacked out (PNG), beside the clean middle, with the demo model's name for what was done to it. Needs
+Pillow, numpy and pyarrow.
 
 Another version of Pillow or pyarrow may write other bytes for the same pictures, so `--check` compares schemas, values and
 pixels, not files.
@@ -51,6 +53,31 @@ def pairs() -> pa.Table:
     return pa.Table.from_pylist(rows, schema=pa.schema([("id", pa.string()), ("degraded", image), ("clean", pa.string())]))
 
 
+def spoiled() -> pa.Table:
+    rng, side = np.random.default_rng(0), 112
+
+    def png(levels: np.ndarray) -> dict[str, object]:
+        buffer = io.BytesIO()
+        Image.fromarray(levels).save(buffer, "PNG", optimize=True)
+        return {"bytes": buffer.getvalue(), "path": None}
+
+    rows = []
+    for number, name in enumerate(CAPTIONS):
+        photo = Image.open(FOLDER / "photos" / name).convert("RGB")
+        photo = photo.resize((photo.width * 2 // 5, photo.height * 2 // 5), Image.Resampling.BICUBIC)
+        left, top = (photo.width - side) // 2, (photo.height - side) // 2
+        clean = np.asarray(photo.crop((left, top, left + side, top + side)))
+        if number % 2 == 0:
+            task, bad = "gaussian_noise_18", np.clip(np.rint(clean + rng.normal(0, 18, clean.shape)), 0, 255)
+        else:
+            cells = np.kron(rng.random((side // 4, side // 4)) < 0.1, np.ones((4, 4), bool))
+            task, bad = "mask_4px_10pct", np.where(cells[..., None], 0, clean)
+        rows.append({"id": Path(name).stem, "task": task, "degraded": png(bad.astype(np.uint8)), "clean": png(clean)})
+    image = pa.struct([("bytes", pa.binary()), ("path", pa.string())])
+    types = [("id", pa.string()), ("task", pa.string()), ("degraded", image), ("clean", image)]
+    return pa.Table.from_pylist(rows, schema=pa.schema(types))
+
+
 def same(a: object, b: object) -> bool:
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(same(a[k], b[k]) for k in a)
@@ -62,7 +89,7 @@ def same(a: object, b: object) -> bool:
 
 def main() -> int:
     wrong = 0
-    for name, table in {"refs.parquet": refs(), "pairs.parquet": pairs()}.items():
+    for name, table in {"refs.parquet": refs(), "pairs.parquet": pairs(), "spoiled.parquet": spoiled()}.items():
         path = FOLDER / name
         if "--check" not in sys.argv[1:]:
             pq.write_table(table, path, compression="zstd", store_schema=False)

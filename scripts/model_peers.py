@@ -2,7 +2,7 @@
 """Times a model folder in our program and in PyTorch, in turn, and prints a Markdown table: f32, the same batch, the same cores.
 
     cargo build --release --locked
-    python scripts/model_peers.py MODEL [--batch 8] [--threads 2] [--rounds 5] [--runs 1] [--compile] [--binary target/release/lm4lv]
+    python scripts/model_peers.py MODEL [--batch 8] [--threads 2] [--rounds 5] [--runs 1] [--compile] [--without-transformers] [--binary target/release/lm4lv]
 
 Ours is `lm4lv bench model MODEL --json`. PyTorch's side is what somebody would write who wants it fast, given our decoder: `inference_mode`; the
 language model by hand on `scaled_dot_product_attention`, q, k and v in one product, gate and up in one, and a key/value cache allocated once, with
@@ -224,6 +224,7 @@ def main():
     parser.add_argument("--runs", type=int, default=1, help="of each step in a round")
     parser.add_argument("--compile", action="store_true", help="torch.compile too; needs a C++ compiler")
     parser.add_argument("--binary", type=pathlib.Path, default=ROOT / "target/release/lm4lv")
+    parser.add_argument("--without-transformers", action="store_true", help="leave out that column, which is never the fastest")
     parser.add_argument("--without-ours", action="store_true", help="PyTorch's side only")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
@@ -246,7 +247,8 @@ def main():
         fast = Peer(model, args.batch, peer.llm.grouped, compiled=True)
         fast.check()
         sides["torch.compile"] = lambda: fast.measure(args.runs)
-    sides["transformers"] = lambda: transformers_side(peer, args.runs)
+    if not args.without_transformers:
+        sides["transformers"] = lambda: transformers_side(peer, args.runs)
     if not args.without_ours:
         sides["lm4lv"] = lambda: ours(args.binary, args.model, args.batch, args.runs, args.threads)
 

@@ -255,3 +255,29 @@ fn resident_bytes() -> Option<u64> {
     let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:"))?;
     Some(line.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()? * 1024)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::Partition;
+    use crate::report::figures::Place;
+
+    #[test]
+    fn only_a_loop_that_stands_still_is_ill() {
+        let health = |silent| health(&Figures { silent, ..Figures::default() }).status().as_u16();
+        assert_eq!(health(None), 200);
+        assert_eq!(health(Some(STUCK)), 200);
+        assert_eq!(health(Some(STUCK + Duration::from_secs(1))), 503);
+    }
+
+    #[test]
+    fn labels_of_partitions_are_escaped() {
+        let partitions = vec![Place { partition: Partition::new("a\"b\\c\n-0"), end: 3, lag: Some(4) }];
+        let page = Page { figures: Figures { partitions, ..Figures::default() }, began: UNIX_EPOCH };
+        let mut registry = Registry::default();
+        registry.register_collector(Box::new(page));
+        let mut text = String::new();
+        encode(&mut text, &registry).unwrap();
+        assert!(text.contains("lm4lv_lag_records{partition=\"a\\\"b\\\\c\\n-0\"} 4.0\n"), "{text}");
+    }
+}

@@ -7,6 +7,11 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
+/// Keeps the pages of buffers that were given back: glibc returns those of each image to the system, and fetching new ones takes
+/// longer than many an operation.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 /// Wrong usage, as in `sysexits.h`; clap's own 2 means a wrong pipeline file here.
 const USAGE: u8 = 64;
 /// A bug.

@@ -1,4 +1,6 @@
 //! What flows: a [`Record`] read from the source, the [`Item`] that channels carry, and its [`Sample`]s, one a variant.
+//!
+//! (long because all that flows stands together)
 
 use std::sync::Arc;
 

@@ -113,3 +113,8 @@ fn resize() {
 fn degrade() {
     replay("degrade", bodies::degrade, 1000);
 }
+
+#[test]
+fn weights() {
+    replay("weights", bodies::weights, 20_000);
+}

@@ -9,6 +9,7 @@ mod common;
 #[expect(dead_code, reason = "each test file uses its own part")]
 mod s3;
 
+use std::collections::BTreeSet;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
@@ -17,7 +18,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use common::{expect, photographs};
+use common::{expect, photographs, root};
 use s3::S3;
 
 /// A run with an endpoint, killed where the test fails.
@@ -95,12 +96,6 @@ impl Metrics {
         let of = |line: &str| line.strip_prefix(series)?.strip_prefix(' ')?.parse().ok();
         self.0.lines().find_map(of).unwrap_or(0.0)
     }
-
-    /// Names of all samples, as a query would have them.
-    fn names(&self) -> Vec<&str> {
-        let name = |line: &'_ str| line.find(['{', ' ']).unwrap_or(line.len());
-        self.0.lines().filter(|line| !line.starts_with('#')).map(|line| &line[..name(line)]).collect()
-    }
 }
 
 /// A pipeline over photographs in a folder, of which one is broken, into the store.
@@ -154,32 +149,86 @@ fn a_run_tells_what_it_waits_for_and_what_it_did() {
         assert!(status.get(key).is_some(), "{key} is not in {status}");
     }
 
-    let other = run.address;
+    // Somebody who keeps a connection open does not keep the process.
+    let (address, idle) = (run.address, TcpStream::connect(run.address).unwrap());
     s3.heal();
     assert_eq!(run.ends(), Some(0));
-    assert!(TcpStream::connect(other).is_err(), "the endpoint ends with the run");
+    assert!(TcpStream::connect(address).is_err(), "the endpoint ends with the run");
+    drop(idle);
+
+    let stores = s3.stores();
+    let endpoint = stores.split('"').find(|text| text.starts_with("http://")).unwrap();
+    let output = Command::new(env!("CARGO_BIN_EXE_lm4lv"))
+        .args(["status", "s3://bucket/out", "--rows", "--json"])
+        .envs([("AWS_ENDPOINT_URL", endpoint), ("AWS_ALLOW_HTTP", "true"), ("AWS_REGION", "us-east-1")])
+        .envs([("AWS_ACCESS_KEY_ID", "k"), ("AWS_SECRET_ACCESS_KEY", "s")])
+        .output()
+        .unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let status: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&status["percent"], &status["total"]["rows"]["failed"]), (&100.0.into(), &1.into()));
 }
 
 #[test]
-fn names_follow_the_conventions_and_the_dashboard_knows_them() {
+fn names_follow_the_conventions_and_dashboard_and_alerts_know_them() {
     let (dir, s3) = (tempfile::tempdir().unwrap(), S3::start());
     pipeline(dir.path(), &s3);
     s3.fail(|request| request.starts_with("PUT out/data/").then_some(503));
     let run = Running::start(dir.path(), "p.yaml");
     let metrics = run.until(|metrics| metrics.value("lm4lv_rows_total") == 12.0);
+    let mut known = BTreeSet::new();
     for line in metrics.0.lines().filter_map(|line| line.strip_prefix("# TYPE ")) {
         let (name, kind) = line.split_once(' ').unwrap();
-        let known = name.starts_with("lm4lv_") || name.starts_with("process_");
-        assert!(known && !name.contains("_total") && !name.contains("_ms"), "{line}");
-        let help = metrics.0.lines().find(|line| line.starts_with(&format!("# HELP {name} "))).unwrap();
-        assert!(help.len() > name.len() + 16, "{help}");
-        let samples = metrics.names().into_iter().filter(|sample| sample.starts_with(name));
-        if kind == "counter" {
-            samples
-                .filter(|sample| sample.len() <= name.len() + 6)
-                .for_each(|sample| assert!(sample.ends_with("_total")));
+        assert!(["lm4lv_", "process_"].iter().any(|prefix| name.starts_with(prefix)), "{line}");
+        assert!(!["_total", "_ms", "_mib"].iter().any(|end| name.ends_with(end)), "{line}");
+        let help = metrics.0.lines().find_map(|line| line.strip_prefix(&format!("# HELP {name} "))).unwrap();
+        assert!(help.len() > 8, "{name}: {help}");
+        let ends: &[&str] = match kind {
+            "counter" => &["_total"],
+            "histogram" => &["_bucket", "_sum", "_count"],
+            "info" => &["_info"],
+            _ => &[""],
+        };
+        known.extend(ends.iter().map(|end| format!("{name}{end}")));
+    }
+    for line in metrics.0.lines().filter(|line| !line.starts_with('#')) {
+        let name = line.split(['{', ' ']).next().unwrap();
+        assert!(known.contains(name), "{line}");
+    }
+    for file in ["docker/grafana/dashboards/lm4lv.json", "docker/prometheus/alerts.yml"] {
+        let text = std::fs::read_to_string(root().join(file)).unwrap();
+        let words = text.split(|c: char| !c.is_ascii_alphanumeric() && c != '_');
+        let asked: BTreeSet<_> =
+            words.filter(|word| word.starts_with("lm4lv_") || word.starts_with("process_")).collect();
+        assert!(asked.len() > 3, "{file} asks for {asked:?}");
+        for name in asked {
+            assert!(known.contains(name), "{file} asks for {name}, which /metrics does not have");
         }
     }
+    let board = std::fs::read_to_string(root().join("docker/grafana/dashboards/lm4lv.json")).unwrap();
+    let board: Value = serde_json::from_str(&board).unwrap();
+    assert!(board["panels"].as_array().unwrap().iter().all(|panel| panel["targets"][0]["expr"].is_string()));
+}
+
+/// What a container engine would complain about late, or not at all.
+#[test]
+fn the_containers_are_closed_pinned_and_find_their_files() {
+    let read = |name: &str| std::fs::read_to_string(root().join(name)).unwrap();
+    let compose = read("docker-compose.yml");
+    let published: Vec<_> =
+        compose.lines().map(str::trim).filter(|line| line.contains("_PORT:-") && line.starts_with("- \"")).collect();
+    assert!(published.len() >= 5, "{published:?}");
+    assert!(published.iter().all(|line| line.starts_with("- \"127.0.0.1:")), "{published:?}");
+    for image in compose.lines().filter_map(|line| line.trim().strip_prefix("image: ")) {
+        let tag = image.rsplit_once(':').map(|(_, tag)| tag);
+        assert!(tag.is_some_and(|tag| tag != "latest"), "{image} is not pinned");
+    }
+    for mounted in compose.lines().filter_map(|line| line.trim().strip_prefix("- ./")?.split(':').next()) {
+        assert!(root().join(mounted).exists(), "{mounted} is mounted and not there");
+    }
+    let channel = read("rust-toolchain.toml");
+    let channel = channel.lines().find_map(|line| line.strip_prefix("channel = ")).unwrap().trim_matches('"');
+    assert!(read("docker/Dockerfile").contains(&format!("ARG RUST={channel}\n")), "the image builds with another Rust");
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Restoring end to end, with restorers that answer at once: which batches they are given, what the rows say, and what happens
-//! when one fails, is killed, or has more to hold than there is memory for.
+//! Restoring end to end. With restorers that answer at once: which batches they are given, what the rows say, and what happens
+//! when one fails, is killed, or has more to hold than there is memory for. With models: that pixels do not depend on how a run went.
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on may panic")]
 
 #[expect(dead_code, reason = "not every test needs all of it")]
@@ -11,7 +11,7 @@ use std::path::Path;
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
-use common::{VOLATILE, binaries, expect, photographs, rows, strings, write_parquet};
+use common::{VOLATILE, binaries, expect, photographs, root, rows, strings, write_parquet};
 use lm4lv::config::Pipeline;
 use lm4lv::error::{Error, Result};
 use lm4lv::image::{Image, Planes, Size};
@@ -19,6 +19,7 @@ use lm4lv::pipeline::{Ended, Meter, Options, run_with};
 use lm4lv::report::rows::{Columns, Dataset, Row};
 use lm4lv::report::summary::Summary;
 use lm4lv::report::{Order, pixels, sheet};
+use lm4lv::restore::pack::{Pack, PromptSource};
 use lm4lv::restore::{Restored, Restorer, Stamp, TaskId, Trouble};
 use lm4lv::store::Folder;
 
@@ -469,4 +470,114 @@ fn killed_at_once_and_run_again_every_restored_row_is_there_once() {
     assert!(run("killed").wait().unwrap().success());
     expect(dir, &["verify", "killed", "--complete"], 0);
     assert_eq!(rows(&dir.join("killed"), VOLATILE), rows(&dir.join("calm"), VOLATILE));
+}
+
+/// Packs the tiny model of random weights as `dir/tiny`.
+fn tiny_model(dir: &Path) {
+    let fixture = |name: &str| root().join("tests/fixtures/models").join(name);
+    let facts: serde_json::Value = serde_json::from_slice(&std::fs::read(fixture("facts.json")).unwrap()).unwrap();
+    let ids = dir.join("ids.json");
+    std::fs::write(&ids, facts["prompt"].to_string()).unwrap();
+    let adapter = |task: &str, file: &str| (task.to_owned(), (fixture(file), String::new()));
+    let pack = Pack {
+        name: "tiny".into(),
+        mae: fixture("mae"),
+        llm: fixture("llm_gqa"),
+        prompt: PromptSource::Ids(ids),
+        adapters: [adapter("one", "adapter.safetensors"), adapter("two", "adapter_f32_query.safetensors")].into(),
+        licences: Vec::new(),
+        prompt_only_embeddings: false,
+        random_seed: None,
+    };
+    pack.make(&dir.join("tiny")).unwrap();
+}
+
+/// The images that a dataset has restored, by key.
+async fn restored_images(dataset: &Path) -> BTreeMap<String, Image> {
+    let url = dataset.display().to_string();
+    let dataset = Dataset::open(Folder::Local(dataset.into()), &url).await.unwrap();
+    let (mut rows, mut images) = (dataset.rows(Columns::All), BTreeMap::new());
+    while let Some(row) = rows.next().await.unwrap() {
+        assert_eq!(row.other["passes"], 3, "{:?}", row.failure);
+        assert!(images.insert(row.key.clone(), decoded(&row, "output")).is_none(), "{} is there twice", row.key);
+    }
+    images
+}
+
+#[cfg(unix)]
+#[tokio::test(flavor = "multi_thread")]
+async fn a_model_gives_the_same_images_whatever_the_batches_the_order_the_shards_and_kills() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    tiny_model(dir);
+    // Two tiles each.
+    let count = 72;
+    let task = |i: u32| Some(["one", "two"][i as usize % 2]);
+    let shuffled: Vec<u32> = (0..count).map(|i| i * 29 % count).collect();
+    for (file, order) in [("in", (0..count).collect()), ("shuffled", shuffled)] {
+        let keys: Vec<String> = order.iter().map(|i: &u32| format!("{i:03}")).collect();
+        let keys: Vec<_> = keys.iter().map(|key| Some(key.as_str())).collect();
+        let files: Vec<_> = order.iter().map(|i| png(&picture(*i, Size::new(44, 32)))).collect();
+        let tasks: Vec<_> = order.iter().map(|i| task(*i)).collect();
+        let columns = vec![("key", strings(&keys)), ("png", binaries(&files)), ("task", strings(&tasks))];
+        write_parquet(&dir.join(file).with_extension("parquet"), columns);
+    }
+    let run = |out: &str, input: &str, batch: u32, workers: u32, more: &[&str]| {
+        let text = format!(
+            "source: {{ parquet: {{ path: {input}.parquet, columns: {{ task: task }}, rows_per_partition: 24 }} }}\n\
+             restore: {{ lm4lv: {{ model: tiny, quantize: round, batch: {batch}, sizes: {{ tile: {{ overlap_px: 8 }} }}, \
+             decoder: {{ parallel: {{ tolerance: 0, max_passes: 3 }} }} }} }}\n\
+             sink: {{ dir: {out}, rows_per_part: 6 }}\nrun: {{ workers: {workers} }}\n"
+        );
+        std::fs::write(dir.join(format!("{out}.yaml")), text).unwrap();
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_lm4lv"));
+        let quiet = std::process::Stdio::null;
+        command.args(["run", &format!("{out}.yaml")]).args(more).current_dir(dir).stdout(quiet());
+        command.spawn().unwrap()
+    };
+    assert!(run("singles", "in", 1, 1, &[]).wait().unwrap().success());
+    for shard in ["0/2", "1/2"] {
+        assert!(run("sevens", "shuffled", 7, 2, &["--shard", shard]).wait().unwrap().success());
+    }
+    let mut killed = run("killed", "shuffled", 32, 2, &[]);
+    while common::parts(&dir.join("killed")).is_empty() && killed.try_wait().unwrap().is_none() {
+        std::thread::yield_now();
+    }
+    killed.kill().unwrap();
+    killed.wait().unwrap();
+    let there = rows(&dir.join("killed"), VOLATILE).len();
+    assert!((6..count as usize).contains(&there), "killed too late: {there} rows");
+    assert!(run("killed", "shuffled", 5, 1, &[]).wait().unwrap().success());
+
+    let singles = restored_images(&dir.join("singles")).await;
+    assert_eq!(singles.len(), count as usize);
+    for out in ["sevens", "killed"] {
+        expect(dir, &["verify", out, "--complete"], 0);
+        let images = restored_images(&dir.join(out)).await;
+        assert!(images.keys().eq(singles.keys()), "{out}");
+        let pairs = || singles.values().zip(images.values()).flat_map(|(a, b)| a.as_bytes().iter().zip(b.as_bytes()));
+        let far = pairs().filter(|(a, b)| a.abs_diff(**b) > 1).count();
+        assert!(far * 1000 <= pairs().count(), "{out}: {far} of {} values", pairs().count());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_repository_s_spoiled_photographs_are_restored_and_scored_against_their_references() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("out");
+    let sink = format!("sink.dir={}", out.display());
+    expect(root(), &["run", "pipelines/restore.yaml", "--progress", "none", "--set", &sink], 0);
+    let dataset = Dataset::open(Folder::Local(out.clone()), &out.display().to_string()).await.unwrap();
+    let (mut rows, mut count, mut gain) = (dataset.rows(Columns::All), 0.0, 0.0);
+    while let Some(row) = rows.next().await.unwrap() {
+        assert!(row.failure.is_none(), "{:?}", row.failure);
+        let score = |column: &str| row.score(&format!("{column}_psnr_lm4lv")).unwrap();
+        let clean = decoded(&row, "target");
+        for column in ["input", "output", "baseline"] {
+            let found = lm4lv::score::score(lm4lv::score::ScoreName::PsnrLm4lv, &decoded(&row, column), &clean);
+            assert_eq!(found, Some(score(column)), "{} {column}", row.key);
+        }
+        (count, gain) = (count + 1.0, gain + score("output") - score("input"));
+    }
+    assert!(count == 5.0 && gain / count > 3.0, "{gain} dB in {count} images");
 }

@@ -13,6 +13,7 @@ mod pipeline;
 mod plan;
 mod reference;
 mod resize;
+mod weights;
 
 pub use decode::decode;
 pub use degrade::degrade;
@@ -21,6 +22,7 @@ pub use pipeline::pipeline;
 pub use plan::plan;
 pub use reference::reference;
 pub use resize::resize;
+pub use weights::weights;
 
 use std::sync::{Arc, Once};
 

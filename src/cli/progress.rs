@@ -23,6 +23,7 @@ pub(crate) struct Progress {
 struct Line {
     at: Instant,
     rows: u64,
+    lag: Option<u64>,
     paused: Option<String>,
 }
 
@@ -67,9 +68,10 @@ impl Progress {
                     return;
                 }
                 *next = now + LINE_EVERY;
-                let same = |line: &Line| line.rows == snapshot.rows && line.paused == snapshot.paused;
+                let Snapshot { rows, lag, paused, .. } = snapshot;
+                let same = |line: &Line| line.rows == *rows && line.lag == *lag && line.paused == *paused;
                 if last.as_ref().is_none_or(|line| !same(line) || now - line.at >= QUIET_LINE_EVERY) {
-                    *last = Some(Line { at: now, rows: snapshot.rows, paused: snapshot.paused.clone() });
+                    *last = Some(Line { at: now, rows: *rows, lag: *lag, paused: paused.clone() });
                     line(snapshot);
                 }
             }
@@ -87,9 +89,9 @@ impl Progress {
 
 /// One for people, or with a field for each figure.
 fn line(snapshot: &Snapshot) {
-    let Snapshot { rows, rows_total, failed, rows_per_s, limiting, paused, .. } = snapshot;
+    let Snapshot { rows, rows_total, failed, rows_per_s, lag, limiting, paused, .. } = snapshot;
     if super::logging::is_json() {
-        tracing::info!(rows, rows_total, failed, rows_per_s, limiting, paused, "progress");
+        tracing::info!(rows, rows_total, failed, rows_per_s, lag, limiting, paused, "progress");
     } else {
         let of = rows_total.map_or(String::new(), |total| format!(" of {}", thousands(total)));
         tracing::info!("{}{of} rows, {}", thousands(*rows), words(snapshot));
@@ -108,6 +110,9 @@ fn words(snapshot: &Snapshot) -> String {
         && snapshot.rows_per_s > 0.0
     {
         words.push(format!("{} left", duration(total.saturating_sub(snapshot.rows) as f64 / snapshot.rows_per_s)));
+    }
+    if let Some(lag) = snapshot.lag {
+        words.push(format!("lag {}", thousands(lag)));
     }
     if snapshot.failed > 0 {
         words.push(format!("{} failed", thousands(snapshot.failed)));

@@ -21,7 +21,7 @@ use super::{counted, duration, print, thousands};
 const MORE: &str = "\
 Row r goes to partition r mod n, in order, and says so in its headers (lm4lv.input, lm4lv.row, lm4lv.n). Run it again and it
 goes on behind the last message of each partition: stop it or kill it whenever you like, no row is missing and none is there
-twice. A second publisher of the same topic shuts out the first. Messages are sent in transactions of a second: consumers
+twice. A second publisher of the same topic shuts out the first. Messages are sent in transactions of half a second: consumers
 read them with isolation.level=read_committed (the default of librdkafka, and what `lm4lv run` does).
 
 A value of --property may name an environment variable or a file, so that a secret stays out of the list of processes:

@@ -6,6 +6,7 @@ use clap::{Args, ValueEnum};
 use lm4lv::Result;
 use lm4lv::config::pipeline_schema;
 use lm4lv::sink::results_schema;
+use lm4lv::source::reference_schema;
 
 const MORE: &str = "\
 For completion and help in an editor with a YAML language server, let the first line of a pipeline file be
@@ -29,6 +30,8 @@ pub(crate) struct SchemaArgs {
 enum Of {
     /// JSON Schema of pipeline files
     Pipeline,
+    /// JSON Schema of a Kafka message, as `source.kafka` reads it unless told otherwise
+    Reference,
     /// Columns of a dataset (type, unit, when null, volatile) and failure codes
     Results,
 }
@@ -37,6 +40,7 @@ enum Of {
 pub(crate) fn run(args: &SchemaArgs) -> Result<ExitCode> {
     match args.of {
         Of::Pipeline => super::print_json(&pipeline_schema())?,
+        Of::Reference => super::print_json(&reference_schema())?,
         Of::Results => super::print_json(&results_schema())?,
     }
     Ok(ExitCode::SUCCESS)

@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use clap::Args;
 use lm4lv::Result;
-use lm4lv::report::status::{PartitionStatus, Progress, Status, status};
+use lm4lv::report::status::{Input, PartitionStatus, Progress, Status, status};
 use lm4lv::store::Stores;
 
 use super::{bytes, counted, dataset, duration, print, print_json, table, thousands};
@@ -84,8 +84,8 @@ fn figures(status: &Status) -> Vec<Vec<String>> {
     let Status { total, inputs, partitions, .. } = status;
     let mut rows = vec![vec!["dataset".to_owned(), status.dataset.clone()]];
     let mut row = |name: &str, value: String| rows.push(vec![name.to_owned(), value]);
-    for (path, positions) in inputs.iter().take(4) {
-        row("input", format!("{path} ({})", counted(*positions, "position")));
+    for Input { name, positions } in inputs.iter().take(4) {
+        row("input", positions.map_or(name.clone(), |n| format!("{name} ({})", counted(n, "position"))));
     }
     if inputs.len() > 4 {
         row("", format!("… and {} more", inputs.len() - 4));

@@ -40,7 +40,7 @@ use sender::Sender;
 use topic::Topic;
 
 /// How long a transaction stays open: readers see its messages when it is done.
-const COMMIT_EVERY: Duration = Duration::from_secs(1);
+const COMMIT_EVERY: Duration = Duration::from_millis(500);
 
 /// What to publish, and where.
 #[derive(Debug, Clone)]
@@ -141,6 +141,14 @@ pub async fn publish(wanted: Wanted, watch: &Watch) -> Result<Published> {
     // Of the rows from 0 on that are `p mod n`, those below `next`.
     let before = (0..).zip(&next).map(|(p, &next)| (next.min(rows) + n - 1).saturating_sub(p) / n).sum::<u64>();
     watch.done.store(before, Ordering::Relaxed);
+    match rows - before {
+        0 => {}
+        left => tracing::info!(
+            "{left} of {rows} rows go to topic {}, from row {} on",
+            wanted.topic,
+            next.iter().min().unwrap_or(&0)
+        ),
+    }
     let started = Instant::now();
     let mut messages = 0;
     let outcome = send(input, &next, &mut sender, &ours, watch, &mut messages).await;

@@ -231,6 +231,7 @@ impl Meter {
             rows_per_s: (totals.rows - from.rows) as f64 / seconds.max(1e-9),
             limiting: limiting(&stages),
             stages,
+            lag: self.vitals.lag(),
             paused: slow.paused.clone(),
         }
     }

@@ -28,6 +28,7 @@ mod pending;
 mod restore;
 mod run;
 mod vitals;
+mod watched;
 mod workers;
 
 use std::future::Future;

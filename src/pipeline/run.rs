@@ -4,15 +4,12 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::sync::oneshot;
-use tokio::task::JoinHandle;
-
-use crate::config::{HttpConfig, Pipeline, ReportConfig};
+use crate::config::{Pipeline, ReportConfig};
 use crate::degrade::Degrade;
 use crate::error::{Error, Result};
-use crate::http;
 use crate::load::{self, LoadConfig, Loader, Prepare};
 use crate::pipeline::restore::Cutter;
+use crate::pipeline::watched::Watched;
 use crate::pipeline::{Ended, Meter, Parts, drive};
 use crate::plan::{Opened, Plan, PlannedPartition, Wanted};
 use crate::report::sheet::SheetOptions;
@@ -28,9 +25,6 @@ use crate::store::{Folder, patiently};
 
 /// The contact sheet, below the dataset's folder.
 const SHEET: &str = "report/sheet.png";
-
-/// How long requests under way have once the run is over.
-const FAREWELL: Duration = Duration::from_millis(500);
 
 /// Parts of full size that may wait on the local disk for a slow store before intake pauses.
 const QUEUED_PARTS: u64 = 4;
@@ -144,28 +138,6 @@ pub async fn run(
     };
     watched.end().await;
     outcome
-}
-
-/// The endpoint beside a run: there before a store or a model is waited for, and until the last part is published.
-struct Watched(Option<(oneshot::Sender<()>, JoinHandle<()>)>);
-
-impl Watched {
-    async fn start(config: HttpConfig, meter: &Arc<Meter>) -> Result<Self> {
-        let HttpConfig::Listen(listen) = config else { return Ok(Self(None)) };
-        let listener = http::bind(listen).await?;
-        let (stop, stopped) = oneshot::channel();
-        let meter = Arc::clone(meter);
-        let server = http::serve(listener, Arc::new(move || meter.figures()), async move { drop(stopped.await) });
-        Ok(Self(Some((stop, tokio::spawn(server)))))
-    }
-
-    async fn end(self) {
-        if let Some((stop, server)) = self.0 {
-            drop(stop);
-            // Who keeps a connection open does not keep the process.
-            drop(tokio::time::timeout(FAREWELL, server).await);
-        }
-    }
 }
 
 /// [`run`] with a restorer that is there already, in place of the one that section `restore` asks for; without the section there

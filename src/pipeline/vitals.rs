@@ -98,6 +98,11 @@ impl Vitals {
         place.0 = place.0.max(end);
     }
 
+    /// Of all partitions in work, `None` if none has one.
+    pub(super) fn lag(&self) -> Option<u64> {
+        self.seldom().places.values().filter_map(|(_, lag)| *lag).reduce(u64::saturating_add)
+    }
+
     /// The partition is no longer in work here: another process may tell of it now.
     pub(super) fn left(&self, partition: &Partition) {
         self.seldom().places.remove(partition);

@@ -215,21 +215,23 @@ impl Crew {
 
     fn process(&self, work: Work, onward: Option<&Onward>) -> Result<Made> {
         let Work { record, epoch, seq, fetched, provisional } = work;
-        let bytes = self.prepare.as_ref().map_or(0, |prepare| prepare.working_bytes(&fetched));
-        let pixels = self.pixels.take(bytes, || {
+        let attempts = fetched.attempts;
+        let [before, behind] = &self.stages;
+        let Some(prepare) = &self.prepare else {
+            let samples = vec![Sample { failure: record.unreadable(), ..Sample::default() }];
+            let mut item = Item { record, epoch, seq, samples, attempts, provisional };
+            self.run(&[before, behind], &mut item)?;
+            return Ok(Made::Item(self.count(item)));
+        };
+        let pixels = self.pixels.take(prepare.working_bytes(&fetched), || {
             if let Some(onward) = onward {
                 onward.arrivals.nudge();
             }
         });
-        let attempts = fetched.attempts;
         let started = Instant::now();
-        let samples = match &self.prepare {
-            Some(prepare) => prepare.samples(&record, fetched)?,
-            None => vec![Sample { failure: record.unreadable(), ..Sample::default() }],
-        };
+        let samples = prepare.samples(&record, fetched)?;
         self.meter.add_busy("decode", started.elapsed());
         let mut item = Item { record, epoch, seq, samples, attempts, provisional };
-        let [before, behind] = &self.stages;
         let Some(onward) = onward else {
             self.run(&[before, behind], &mut item)?;
             return Ok(Made::Item(self.count(item)));

@@ -1,5 +1,7 @@
 //! A start's first steps: create or read the plan, prove that the store can fence writers, and refuse what the plan does not
 //! allow.
+//!
+//! (long because every way in which a start may not fit a plan is refused here)
 
 use std::collections::HashSet;
 use std::time::Duration;

@@ -3,7 +3,7 @@
 //! One listing and one footer for each partition that has parts, so it is quick on thousands of parts; rows and failures are
 //! in the footers of all parts, which are read where they are asked for.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::time::{Duration, SystemTime};
 
 use futures::{StreamExt, TryStreamExt};
@@ -27,8 +27,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 pub struct Status {
     /// The dataset's id.
     pub dataset: String,
-    /// What the plan reads, with the number of positions.
-    pub inputs: Vec<(String, u64)>,
+    /// What the plan reads.
+    pub inputs: Vec<Input>,
     /// The sum over all partitions.
     pub total: Progress,
     /// `total.done` of `total.planned`, 0 to 100; `None` for a stream, which has no end.
@@ -43,10 +43,19 @@ pub struct Status {
     pub notes: Vec<String>,
 }
 
+/// A file, a folder or a topic.
+#[derive(Debug, Clone, Serialize)]
+pub struct Input {
+    /// Path, URL or the topic's name.
+    pub name: String,
+    /// How many there are; `None` for a topic.
+    pub positions: Option<u64>,
+}
+
 /// What is done, of one partition or of all.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Progress {
-    /// Positions below the chain's end, from where its oldest part begins.
+    /// Positions from the partition's start to its chain's end.
     pub done: u64,
     /// Positions in the plan; `None` where that has no end.
     pub planned: Option<u64>,
@@ -133,17 +142,23 @@ pub async fn status(folder: &Folder, rows: bool) -> Result<Status> {
     futures::stream::iter(read).buffer_unordered(AT_ONCE).try_collect::<()>().await?;
 
     let now = SystemTime::now();
-    let planned =
-        plan.partitions(None, None).into_iter().map(|planned| (planned.partition, Some(planned.planned_rows)));
-    let mut order: Vec<(Partition, Option<u64>)> = planned.collect();
-    let known: std::collections::HashSet<Partition> = order.iter().map(|(partition, _)| partition.clone()).collect();
+    let mut order: Vec<(Partition, Option<u64>)> = plan
+        .partitions(None, None)
+        .into_iter()
+        .map(|of_file| (of_file.partition, Some(of_file.planned_rows)))
+        .collect();
+    for topic in &plan.plan.topics {
+        order.extend((0..topic.starts.len() as i32).map(|number| (Partition::of_topic(&topic.name, number), None)));
+    }
+    let known: HashSet<Partition> = order.iter().map(|(partition, _)| partition.clone()).collect();
+    // Partitions that a topic was given later.
     let mut others: Vec<_> = chains.keys().filter(|partition| !known.contains(*partition)).cloned().collect();
-    others.sort_by_key(|partition| natural(partition));
+    others.sort_by_key(natural);
     order.extend(others.into_iter().map(|partition| (partition, None)));
 
     let mut all = Status {
         dataset: dataset.clone(),
-        inputs: plan.inputs.iter().map(|input| (input.path.clone(), input.rows)).collect(),
+        inputs: inputs(&plan),
         total: Progress { planned: Some(0), rows: rows.then(Rows::default), ..Progress::default() },
         percent: None,
         complete: 0,
@@ -153,12 +168,17 @@ pub async fn status(folder: &Folder, rows: bool) -> Result<Status> {
     };
     for (partition, planned) in order {
         let parts = chains.remove(&partition).unwrap_or_default();
-        all.add(folder, partition, planned, &parts, now, rows);
+        let start = plan.start_of(&partition).unwrap_or(0);
+        all.add(folder, partition, start, planned, &parts, now);
     }
-    // A dataset without partitions has nothing to be done, or is a stream of which nothing came yet.
-    all.total.planned = all.total.planned.filter(|_| !plan.inputs.is_empty());
     all.percent = all.total.planned.map(|planned| 100.0 * all.total.done as f64 / planned.max(1) as f64);
     Ok(all)
+}
+
+fn inputs(plan: &Opened) -> Vec<Input> {
+    let files = plan.inputs.iter().map(|input| Input { name: input.path.clone(), positions: Some(input.rows) });
+    let topics = plan.plan.topics.iter().map(|topic| Input { name: topic.name.clone(), positions: None });
+    files.chain(topics).collect()
 }
 
 /// The part's footer; the inner `Err` says what is wrong with it.
@@ -179,12 +199,12 @@ impl Status {
         &mut self,
         folder: &Folder,
         partition: Partition,
+        start: u64,
         planned: Option<u64>,
         parts: &[Listed],
         now: SystemTime,
-        rows: bool,
     ) {
-        let mut here = Progress { planned, rows: rows.then(Rows::default), ..Progress::default() };
+        let mut here = Progress { planned, rows: self.total.rows.map(|_| Rows::default()), ..Progress::default() };
         let mut at = None;
         for (index, listed) in parts.iter().enumerate() {
             let place = folder.place(&listed.entry.name);
@@ -216,10 +236,9 @@ impl Status {
             let writer = footer.map(|footer| footer.writer.clone()).unwrap_or_default();
             here.last = Some(LastPart { part: listed.entry.name.clone(), age_s: age.as_secs(), writer });
         }
-        let begin = parts.first().map_or(0, |first| first.from);
-        let end = at.or(parts.last().map(|last| last.from)).unwrap_or(0);
-        // A file's positions begin at 0; what lies below its oldest part was done and archived.
-        here.done = if planned.is_some() { end } else { end.saturating_sub(begin) };
+        // What lay below the oldest part that is there was done, and archived.
+        let end = at.or(parts.last().map(|last| last.from)).unwrap_or(start);
+        here.done = end.saturating_sub(start);
         self.complete += u64::from(planned.is_some_and(|planned| end >= planned));
         self.total.done += here.done;
         self.total.planned = self.total.planned.zip(planned).map(|(sum, planned)| sum + planned);

@@ -24,6 +24,8 @@ pub struct Snapshot {
     pub stages: Vec<StageShare>,
     /// The stage that the others wait for, if one stands out.
     pub limiting: Option<&'static str>,
+    /// Records of a stream that lie behind the ends of this process's chains, `None` where the source is no stream.
+    pub lag: Option<u64>,
     /// Set while intake is paused: why, such as `storm: photos.example answers 403`.
     pub paused: Option<String>,
 }

@@ -1,6 +1,11 @@
 //! The arithmetic of a row (norms, activations, rotations) and of an attention head, in f32 for one thread.
+//!
+//! (long because loops that the compiler is to make vectors of share their parts only inside a file)
+
+use std::ops::Range;
 
 use gemm::{Parallelism, gemm};
+use rayon::prelude::*;
 
 use crate::vectors::vectorised;
 
@@ -67,22 +72,22 @@ vectorised! {
         }
     }
 
-    /// `gelu(x + bias)` with `gelu(x) = x · Φ(x)`; the error function after Abramowitz and Stegun 7.1.26 (1.5e-7).
-    pub(super) fn bias_gelu(x: &[f32], bias: &[f32], out: &mut [f32]) {
-        for ((out, x), bias) in out.iter_mut().zip(x).zip(bias) {
-            let x = x + bias;
+    /// `gelu(x) = x · Φ(x)` in place; the error function after Abramowitz and Stegun 7.1.26 (1.5e-7).
+    pub(super) fn gelu(values: &mut [f32]) {
+        for value in values {
+            let x = *value;
             let t = x.abs() * std::f32::consts::FRAC_1_SQRT_2;
             let k = 1.0 / (1.0 + 0.327_591_1 * t);
             let series = ((((1.061_405_4 * k - 1.453_152) * k + 1.421_413_8) * k - 0.284_496_72) * k + 0.254_829_6) * k;
             let tail = 0.5 * series * exp(-t * t);
-            *out = x * if x > 0.0 { 1.0 - tail } else { tail };
+            *value = x * if x > 0.0 { 1.0 - tail } else { tail };
         }
     }
 
-    /// `silu(gate) · up` with `silu(x) = x / (1 + e^−x)`.
-    pub(super) fn silu_gate(gate: &[f32], up: &[f32], out: &mut [f32]) {
-        for ((out, gate), up) in out.iter_mut().zip(gate).zip(up) {
-            *out = gate / (1.0 + exp(-gate)) * up;
+    /// `silu(gate) · up` in place of the gate, with `silu(x) = x / (1 + e^−x)`.
+    pub(super) fn silu_gate(gate: &mut [f32], up: &[f32]) {
+        for (gate, up) in gate.iter_mut().zip(up) {
+            *gate = *gate / (1.0 + exp(-*gate)) * up;
         }
     }
 
@@ -96,53 +101,120 @@ vectorised! {
 
     /// Soft-max in place.
     fn softmax(values: &mut [f32]) {
-        let most = greatest(values);
-        let mut lanes = [0.0; LANES];
-        let (blocks, rest) = values.as_chunks_mut::<LANES>();
-        for block in blocks {
-            for (lane, value) in lanes.iter_mut().zip(block) {
-                *value = exp(*value - most);
-                *lane += *value;
+        softmax_here(values);
+    }
+}
+
+#[inline(always)]
+fn softmax_here(values: &mut [f32]) {
+    let most = greatest(values);
+    let mut lanes = [0.0; LANES];
+    let (blocks, rest) = values.as_chunks_mut::<LANES>();
+    for block in blocks {
+        for (lane, value) in lanes.iter_mut().zip(block) {
+            *value = exp(*value - most);
+            *lane += *value;
+        }
+    }
+    let mut sum = lanes.iter().sum::<f32>();
+    for value in rest {
+        *value = exp(*value - most);
+        sum += *value;
+    }
+    let scale = 1.0 / sum;
+    for value in values {
+        *value *= scale;
+    }
+}
+
+/// Rows of a matrix that are added up at once, so that sums are loaded and stored less often.
+const TOGETHER: usize = 4;
+
+/// Columns at once: a cache's line.
+const WIDTH: usize = 16;
+
+vectorised! {
+    /// Adds `x · weights[.., columns]` to `out`, `[x.count, columns]`, where the few rows of `x` have `weights.count` values: every weight
+    /// is read from memory once, in the order in which it lies there.
+    pub(super) fn add_few_rows(x: Rows<'_>, weights: Rows<'_>, columns: Range<usize>, out: &mut [f32]) {
+        let width = columns.len();
+        let whole = weights.count / TOGETHER * TOGETHER;
+        for from in (0..whole).step_by(TOGETHER) {
+            let rows: [&[f32]; TOGETHER] =
+                std::array::from_fn(|k| &weights.data[(from + k) * weights.stride..][columns.clone()]);
+            let [blocks, rests] = [0, 1].map(|part| rows.map(|row| {
+                let (blocks, rest) = row.as_chunks::<WIDTH>();
+                if part == 0 { blocks.as_flattened() } else { rest }
+            }));
+            for first in (0..width / WIDTH * WIDTH).step_by(WIDTH) {
+                let block: [&[f32]; TOGETHER] = blocks.map(|row| &row[first..first + WIDTH]);
+                for k in from + TOGETHER..from + 2 * TOGETHER {
+                    prefetch(weights.data, k * weights.stride + columns.start + first);
+                }
+                for m in 0..x.count {
+                    let x = &x.data[m * x.stride + from..][..TOGETHER];
+                    let out = &mut out[m * width + first..][..WIDTH];
+                    let mut sums = [0.0; WIDTH];
+                    for (x, block) in x.iter().zip(&block) {
+                        for (sum, weight) in sums.iter_mut().zip(*block) {
+                            *sum += x * weight;
+                        }
+                    }
+                    for (out, sum) in out.iter_mut().zip(sums) {
+                        *out += sum;
+                    }
+                }
+            }
+            for (k, rest) in rests.iter().enumerate() {
+                for (m, out) in out.chunks_exact_mut(width).enumerate() {
+                    let out = &mut out[width - rest.len()..];
+                    add_scaled(out, rest, x.data[m * x.stride + from + k]);
+                }
             }
         }
-        let mut sum = lanes.iter().sum::<f32>();
-        for value in rest {
-            *value = exp(*value - most);
-            sum += *value;
+        for k in whole..weights.count {
+            for (m, out) in out.chunks_exact_mut(width).enumerate() {
+                add_scaled(out, &weights.data[k * weights.stride..][columns.clone()], x.data[m * x.stride + k]);
+            }
         }
-        let scale = 1.0 / sum;
-        for value in values {
-            *value *= scale;
+    }
+
+    /// What one query finds among the first keys and values, of which `scores` has the room.
+    fn attend_one(query: &[f32], keys: Rows<'_>, values: Rows<'_>, scores: &mut [f32], out: &mut [f32]) {
+        let width = query.len();
+        let scale = (width as f32).powf(-0.5);
+        for (score, key) in scores.iter_mut().zip(keys.data.chunks(keys.stride)) {
+            *score = scale * dot(query, &key[..width]);
+        }
+        softmax_here(scores);
+        out.fill(0.0);
+        for (score, value) in scores.iter().zip(values.data.chunks(values.stride)) {
+            add_scaled(out, &value[..width], *score);
         }
     }
 }
 
-/// Rows of `x` and of the weights that are multiplied at once: their sums fill the registers.
-const TILE: (usize, usize) = (4, 2);
-
-vectorised! {
-    /// `out[n][m] = Σ x[m][k] · weights[n][k]` for all rows of `weights`, `[N, inner]`, and the few of `x`, `[M, inner]`: every weight is read
-    /// from memory once.
-    pub(super) fn few_rows(x: &[f32], weights: &[f32], inner: usize, out: &mut [f32]) {
-        let rows = x.len() / inner;
-        for (pair, out) in weights.chunks(TILE.1 * inner).zip(out.chunks_mut(TILE.1 * rows)) {
-            for first in (0..rows).step_by(TILE.0) {
-                let count = TILE.0.min(rows - first);
-                let x = &x[first * inner..][..count * inner];
-                if count == TILE.0 && pair.len() == TILE.1 * inner {
-                    let sums = tile(x, pair, inner);
-                    for (n, sums) in sums.iter().enumerate() {
-                        out[n * rows + first..][..TILE.0].copy_from_slice(sums);
-                    }
-                } else {
-                    for (n, weights) in pair.chunks_exact(inner).enumerate() {
-                        for (m, x) in x.chunks_exact(inner).enumerate() {
-                            out[n * rows + first + m] = dot(x, weights);
-                        }
-                    }
-                }
-            }
+/// Asks for the cache's line at `at`, if there is one: processors do not guess from one row of a matrix where in the next one will be
+/// read.
+#[inline(always)]
+fn prefetch(values: &[f32], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(value) = values.get(at) {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        #[expect(unsafe_code, reason = "takes a pointer, though it reads nothing and every x86-64 processor has it")]
+        // SAFETY: points to a value, and nothing is read.
+        unsafe {
+            _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast());
         }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (values, at);
+}
+
+#[inline(always)]
+fn add_scaled(out: &mut [f32], values: &[f32], by: f32) {
+    for (out, value) in out.iter_mut().zip(values) {
+        *out += by * value;
     }
 }
 
@@ -158,28 +230,22 @@ fn dot(a: &[f32], b: &[f32]) -> f32 {
     lanes.iter().sum::<f32>() + a_rest.iter().zip(b_rest).map(|(a, b)| a * b).sum::<f32>()
 }
 
-#[inline(always)]
-fn tile(x: &[f32], weights: &[f32], inner: usize) -> [[f32; TILE.0]; TILE.1] {
-    const WIDTH: usize = 8;
-    let whole = inner / WIDTH * WIDTH;
-    let x: [&[f32]; TILE.0] = std::array::from_fn(|m| &x[m * inner..][..inner]);
-    let weights: [&[f32]; TILE.1] = std::array::from_fn(|n| &weights[n * inner..][..inner]);
-    let mut sums = [[[0.0; WIDTH]; TILE.0]; TILE.1];
-    for at in (0..whole).step_by(WIDTH) {
-        for (n, sums) in sums.iter_mut().enumerate() {
-            for (m, sums) in sums.iter_mut().enumerate() {
-                for ((sum, x), weight) in sums.iter_mut().zip(&x[m][at..at + WIDTH]).zip(&weights[n][at..at + WIDTH]) {
-                    *sum += x * weight;
+/// Writes the rows of `width` values as columns.
+pub(super) fn transpose(rows: &[f32], width: usize, out: &mut [f32]) {
+    /// A square that two caches' lines of it fit the first level.
+    const SIDE: usize = 64;
+    let count = rows.len() / width;
+    out.par_chunks_mut(SIDE * count).enumerate().for_each(|(index, out)| {
+        let columns = index * SIDE..index * SIDE + out.len() / count;
+        for first in (0..count).step_by(SIDE) {
+            for column in columns.clone() {
+                let out = &mut out[(column - columns.start) * count..][first..(first + SIDE).min(count)];
+                for (out, row) in out.iter_mut().zip(first..) {
+                    *out = rows[row * width + column];
                 }
             }
         }
-    }
-    std::array::from_fn(|n| {
-        std::array::from_fn(|m| {
-            let rest = x[m][whole..].iter().zip(&weights[n][whole..]).map(|(a, b)| a * b).sum::<f32>();
-            sums[n][m].iter().sum::<f32>() + rest
-        })
-    })
+    });
 }
 
 /// `count` rows in `data`, each `stride` values after the last.
@@ -191,8 +257,13 @@ pub(super) struct Rows<'a> {
 }
 
 impl<'a> Rows<'a> {
+    /// Rows of `width` values without gaps.
+    pub(super) fn of(data: &'a [f32], width: usize) -> Self {
+        Self { data, stride: width, count: data.len() / width }
+    }
+
     /// Rows `from` to `from + count`.
-    fn range(self, from: usize, count: usize) -> Self {
+    pub(super) fn range(self, from: usize, count: usize) -> Self {
         Self { data: &self.data[from * self.stride..], stride: self.stride, count }
     }
 
@@ -202,11 +273,8 @@ impl<'a> Rows<'a> {
     }
 }
 
-/// Queries that are attended at once: their scores stay in a core's cache.
-const BLOCK: usize = 96;
-
-/// What one head's `queries` find among `keys` and `values`, all `width` values a row: `[queries, width]`. Query `t` sees positions up
-/// to `causal_at + t`, or all. `scores` is scratch.
+/// Writes what one head's `queries` find among `keys` and `values`, all `width` values a row, to `out`, rows that begin `stride` values
+/// apart. Query `t` sees positions up to `causal_at + t`, or all. `scores` is scratch.
 pub(super) fn attend(
     queries: Rows<'_>,
     keys: Rows<'_>,
@@ -214,59 +282,77 @@ pub(super) fn attend(
     width: usize,
     causal_at: Option<usize>,
     scores: &mut Vec<f32>,
-) -> Vec<f32> {
-    let mut out = vec![0.0; queries.count * width];
+    (out, stride): (&mut [f32], usize),
+) {
     let scale = (width as f32).powf(-0.5);
-    for (index, out) in out.chunks_mut(BLOCK * width).enumerate() {
-        let (from, count) = (index * BLOCK, out.len() / width);
-        let seen = causal_at.map_or(keys.count, |at| (at + from + count).min(keys.count));
-        scores.clear();
-        scores.resize(count * seen, 0.0);
-        multiply(queries.range(from, count), keys.range(0, seen), true, width, scale, scores);
-        for (row, scores) in scores.chunks_exact_mut(seen).enumerate() {
-            let own = causal_at.map_or(seen, |at| (at + from + row + 1).min(seen));
-            softmax(&mut scores[..own]);
-            scores[own..].fill(0.0);
-        }
-        multiply(Rows { data: scores, stride: seen, count }, values.range(0, seen), false, width, 1.0, out);
+    let seen = causal_at.map_or(keys.count, |at| (at + queries.count).min(keys.count));
+    scores.resize(queries.count * seen, 0.0);
+    if queries.count == 1 {
+        // Matrix products would take longer to begin than this takes.
+        assert!(keys.range(0, seen).hold(width) && values.range(0, seen).hold(width), "rows lie in their data");
+        return attend_one(&queries.data[..width], keys, values, scores, &mut out[..width]);
     }
-    out
+    let found = Product { left: queries, right: keys.range(0, seen), turned: true, width, scale };
+    found.write((scores, seen), false, false);
+    for (row, scores) in scores.chunks_exact_mut(seen).enumerate() {
+        let own = causal_at.map_or(seen, |at| (at + row + 1).min(seen));
+        softmax(&mut scores[..own]);
+        scores[own..].fill(0.0);
+    }
+    let weights = Rows { data: scores, stride: seen, count: queries.count };
+    Product { left: weights, right: values.range(0, seen), turned: false, width, scale: 1.0 }.write(
+        (out, stride),
+        false,
+        false,
+    );
 }
 
-/// `scale · left · rightᵀ` over `width` columns (`transposed`), or `scale · left · right`, where `right` has `width` columns: written
-/// to `out`, rows without gaps.
-fn multiply(left: Rows<'_>, right: Rows<'_>, transposed: bool, width: usize, scale: f32, out: &mut [f32]) {
-    let (across, inner) = if transposed { (right.count, width) } else { (width, right.count) };
-    assert!(left.hold(inner) && right.hold(width) && out.len() == left.count * across, "rows lie in their data");
-    let stride = right.stride as isize;
-    let (right_column, right_row) = if transposed { (stride, 1) } else { (1, stride) };
-    #[expect(
-        unsafe_code,
-        reason = "the product crate takes pointers; all that it reads and writes was checked to be there"
-    )]
-    // SAFETY: `left` has `left.count` rows of `inner` values, `right` rows of `width`, `out` is `left.count` by `across`.
-    unsafe {
-        gemm(
-            left.count,
-            across,
-            inner,
-            out.as_mut_ptr(),
-            1,
-            across as isize,
-            false,
-            left.data.as_ptr(),
-            1,
-            left.stride as isize,
-            right.data.as_ptr(),
-            right_column,
-            right_row,
-            0.0,
-            scale,
-            false,
-            false,
-            false,
-            Parallelism::None,
-        );
+/// `scale · left · rightᵀ` over `width` columns (`turned`), or `scale · left · right`, where `right` has `width` columns.
+pub(super) struct Product<'a> {
+    pub(super) left: Rows<'a>,
+    pub(super) right: Rows<'a>,
+    pub(super) turned: bool,
+    pub(super) width: usize,
+    pub(super) scale: f32,
+}
+
+impl Product<'_> {
+    /// Written, or added if `add`, to rows that begin `stride` values apart; on all threads, or this one.
+    pub(super) fn write(&self, (out, stride): (&mut [f32], usize), add: bool, all_threads: bool) {
+        let Self { left, right, turned, width, scale } = *self;
+        let (across, inner) = if turned { (right.count, width) } else { (width, right.count) };
+        let room = left.count == 0 || (left.count - 1) * stride + across <= out.len();
+        assert!(left.hold(inner) && right.hold(width) && room && across <= stride, "rows lie in their data");
+        let apart = right.stride as isize;
+        let (right_column, right_row) = if turned { (apart, 1) } else { (1, apart) };
+        #[expect(
+            unsafe_code,
+            reason = "the product crate takes pointers; all that it reads and writes was checked to be there"
+        )]
+        // SAFETY: `left` has `left.count` rows of `inner` values, `right` rows of `width`, `out` `left.count` rows of `across`.
+        unsafe {
+            gemm(
+                left.count,
+                across,
+                inner,
+                out.as_mut_ptr(),
+                1,
+                stride as isize,
+                add,
+                left.data.as_ptr(),
+                1,
+                left.stride as isize,
+                right.data.as_ptr(),
+                right_column,
+                right_row,
+                1.0,
+                scale,
+                false,
+                false,
+                false,
+                if all_threads { Parallelism::Rayon(rayon::current_num_threads()) } else { Parallelism::None },
+            );
+        }
     }
 }
 
@@ -287,8 +373,10 @@ mod tests {
         assert!(exp(f32::NEG_INFINITY) < 1e-37);
         let x = ramp(4_001, -9.0, 9.0);
         let (mut silu, mut gelu) = (vec![0.0; x.len()], vec![0.0; x.len()]);
-        silu_gate(&x, &vec![1.0; x.len()], &mut silu);
-        bias_gelu(&x, &vec![0.0; x.len()], &mut gelu);
+        silu.copy_from_slice(&x);
+        silu_gate(&mut silu, &vec![1.0; x.len()]);
+        gelu.copy_from_slice(&x);
+        super::gelu(&mut gelu);
         let exact: Vec<f32> = candle_core::Tensor::new(x.as_slice(), &candle_core::Device::Cpu)
             .and_then(|x| x.to_dtype(candle_core::DType::F64)?.gelu_erf()?.to_dtype(candle_core::DType::F32)?.to_vec1())
             .unwrap();
@@ -301,16 +389,20 @@ mod tests {
 
     #[test]
     fn products_with_few_rows_are_those_of_the_definition() {
-        for (rows, outside, inner) in [(1, 1, 1), (4, 2, 8), (5, 7, 37), (16, 9, 64), (3, 2, 7)] {
-            let x: Vec<f32> = (0..rows * inner).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
-            let weights: Vec<f32> = (0..outside * inner).map(|i| (i * 53 % 97) as f32 / 48.0 - 1.0).collect();
-            let mut out = vec![f32::NAN; rows * outside];
-            few_rows(&x, &weights, inner, &mut out);
+        for (rows, outside, inner) in [(1, 1, 1), (4, 2, 8), (5, 7, 37), (16, 9, 64), (3, 40, 23)] {
+            let (x_stride, stride) = (inner + 3, outside + 5);
+            let x: Vec<f32> = (0..rows * x_stride).map(|i| (i * 37 % 101) as f32 / 50.0 - 1.0).collect();
+            let weights: Vec<f32> = (0..inner * stride).map(|i| (i * 53 % 97) as f32 / 48.0 - 1.0).collect();
+            let of = |data, stride, count| Rows { data, stride, count };
+            let columns = outside / 3..outside;
+            let mut out = vec![0.5; rows * columns.len()];
+            add_few_rows(of(&x, x_stride, rows), of(&weights, stride, inner), columns.clone(), &mut out);
             for m in 0..rows {
-                for n in 0..outside {
-                    let pairs = x[m * inner..][..inner].iter().zip(&weights[n * inner..][..inner]);
-                    let exact = pairs.map(|(a, b)| f64::from(a * b)).sum::<f64>();
-                    assert!((f64::from(out[n * rows + m]) - exact).abs() < 1e-5, "{rows} {outside} {inner}");
+                for n in columns.clone() {
+                    let pairs = (0..inner).map(|k| x[m * x_stride + k] * weights[k * stride + n]);
+                    let exact = 0.5 + pairs.map(f64::from).sum::<f64>();
+                    let found = f64::from(out[m * columns.len() + n - columns.start]);
+                    assert!((found - exact).abs() < 1e-5, "{rows} {outside} {inner}");
                 }
             }
         }
@@ -324,15 +416,17 @@ mod tests {
             let make = |rows: usize, seed| (0..rows * stride).map(noise(seed)).collect::<Vec<_>>();
             let (q, k, v) = (make(queries, 1), make(keys, 2), make(keys, 3));
             let rows = |data, count| Rows { data, stride, count };
-            let out = attend(rows(&q, queries), rows(&k, keys), rows(&v, keys), width, causal_at, &mut Vec::new());
+            let (q, mut out) = (rows(&q, queries), vec![f32::NAN; queries * stride]);
+            attend(q, rows(&k, keys), rows(&v, keys), width, causal_at, &mut Vec::new(), (&mut out, stride));
             for t in 0..queries {
                 let seen = causal_at.map_or(keys, |at| at + t + 1);
-                let dot = |s: usize| (0..width).map(|i| f64::from(q[t * stride + i] * k[s * stride + i])).sum::<f64>();
+                let dot =
+                    |s: usize| (0..width).map(|i| f64::from(q.data[t * stride + i] * k[s * stride + i])).sum::<f64>();
                 let weights: Vec<f64> = (0..seen).map(|s| (dot(s) / (width as f64).sqrt()).exp()).collect();
                 for i in 0..width {
                     let sum = (0..seen).map(|s| weights[s] * f64::from(v[s * stride + i])).sum::<f64>();
                     let exact = sum / weights.iter().sum::<f64>();
-                    assert!((f64::from(out[t * width + i]) - exact).abs() < 1e-5, "{queries} {keys} {t} {i}");
+                    assert!((f64::from(out[t * stride + i]) - exact).abs() < 1e-5, "{queries} {keys} {t} {i}");
                 }
             }
         }

@@ -5,7 +5,8 @@ use candle_core::{DType, Device, Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::ops::{self, Heads};
+use super::attention::{self, Heads};
+use super::ops::{self, Activation, Affine, AfterAttention, Norm};
 
 /// `config.json` of a Hugging Face LLaMA folder: the keys that matter here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -109,20 +110,16 @@ fn silu() -> String {
 /// A block: norm, attention, norm, gated feed-forward, each added to what came in.
 #[derive(Debug)]
 struct Layer {
-    attention_norm: Tensor,
-    /// Queries, keys and values side by side, `[heads.row(), hidden]`.
-    qkv: Tensor,
-    attended: Tensor,
-    inner_norm: Tensor,
-    /// Gate and up side by side, `[2 · intermediate, hidden]`.
-    gate_up: Tensor,
-    down: Tensor,
+    before: Norm,
+    /// Queries, keys and values side by side: `heads.row()` of `hidden`.
+    qkv: Affine,
+    after: AfterAttention,
 }
 
 impl Layer {
     fn new(config: &LlamaConfig, vb: &VarBuilder<'_>) -> Result<Self> {
         let (width, inner, heads) = (config.hidden_size, config.intermediate_size, config.heads());
-        let keys = heads.keys * heads.width;
+        let (keys, eps) = (heads.keys * heads.width, config.rms_norm_eps);
         let weight = |vb: VarBuilder<'_>, outside, inside| vb.get((outside, inside), "weight");
         let (attention, mlp) = (vb.pp("self_attn"), vb.pp("mlp"));
         let qkv = [
@@ -130,14 +127,18 @@ impl Layer {
             weight(attention.pp("k_proj"), keys, width)?,
             weight(attention.pp("v_proj"), keys, width)?,
         ];
+        // Gate and up side by side.
         let gate_up = [weight(mlp.pp("gate_proj"), inner, width)?, weight(mlp.pp("up_proj"), inner, width)?];
         Ok(Self {
-            attention_norm: vb.get(width, "input_layernorm.weight")?,
-            qkv: Tensor::cat(&qkv, 0)?,
-            attended: weight(attention.pp("o_proj"), width, heads.query_row())?,
-            inner_norm: vb.get(width, "post_attention_layernorm.weight")?,
-            gate_up: Tensor::cat(&gate_up, 0)?,
-            down: weight(mlp.pp("down_proj"), width, inner)?,
+            before: Norm::root_mean_square(width, eps, &vb.pp("input_layernorm"))?,
+            qkv: Affine::new(&Tensor::cat(&qkv, 0)?, None)?,
+            after: AfterAttention {
+                attended: Affine::new(&weight(attention.pp("o_proj"), width, heads.query_row())?, None)?,
+                norm: Norm::root_mean_square(width, eps, &vb.pp("post_attention_layernorm"))?,
+                inner: Affine::new(&Tensor::cat(&gate_up, 0)?, None)?,
+                activation: Activation::SiluGate,
+                outer: Affine::new(&weight(mlp.pp("down_proj"), width, inner)?, None)?,
+            },
         })
     }
 }
@@ -163,7 +164,7 @@ impl Cache {
 pub struct Llama {
     config: LlamaConfig,
     layers: Vec<Layer>,
-    norm: Tensor,
+    norm: Norm,
     dtype: DType,
     device: Device,
 }
@@ -176,7 +177,7 @@ impl Llama {
         Ok(Self {
             config: config.clone(),
             layers: layers.collect::<Result<_>>()?,
-            norm: vb.get(config.hidden_size, "norm.weight")?,
+            norm: Norm::root_mean_square(config.hidden_size, config.rms_norm_eps, &vb.pp("norm"))?,
             dtype: vb.dtype(),
             device: vb.device().clone(),
         })
@@ -198,18 +199,18 @@ impl Llama {
     /// positions before `at`, and these ones too afterwards.
     pub fn forward(&self, embeddings: &Tensor, cache: &Cache, at: usize) -> Result<Tensor> {
         let (batch, length, width) = embeddings.dims3()?;
-        let (eps, heads) = (self.config.rms_norm_eps, self.config.heads());
-        let angles = self.angles(at, length)?;
-        let mut x = embeddings.reshape((batch * length, width))?;
-        for (layer, cache) in self.layers.iter().zip(&cache.layers) {
-            let rows = ops::product(&ops::rms_norm(&x, &layer.attention_norm, eps)?, &layer.qkv)?;
-            let rows = ops::rope_and_keep(rows, &angles, cache, at, heads)?;
-            let attended = ops::causal_attention(&rows, cache, at, heads)?;
-            x = (x + ops::product(&attended, &layer.attended)?)?;
-            let inner = ops::product(&ops::rms_norm(&x, &layer.inner_norm, eps)?, &layer.gate_up)?;
-            x = (x + ops::product(&ops::silu_gate(&inner)?, &layer.down)?)?;
-        }
-        ops::rms_norm(&x, &self.norm, eps)?.reshape((batch, length, width))
+        let (angles, heads) = (self.angles(at, length)?, self.config.heads());
+        ops::among_kernels(|| {
+            // A copy, for it is added to where it lies.
+            let mut x = embeddings.reshape((batch * length, width))?.copy()?;
+            for (layer, cache) in self.layers.iter().zip(&cache.layers) {
+                let rows = layer.qkv.behind(Some(&layer.before), &x)?;
+                let rows = attention::rope_and_keep(rows, &angles, cache, at, heads)?;
+                let attended = attention::causal_attention(&rows, cache, at, heads)?;
+                x = layer.after.forward(x, &attended)?;
+            }
+            self.norm.forward(&x)?.reshape((batch, length, width))
+        })
     }
 
     /// Cosines and sines of the positions' angles, `[T, head width]`: in each row the cosines of half a head, then the sines.

@@ -38,8 +38,8 @@ impl Adapter {
             false => Tensor::zeros((1, tokens, hidden), vb.dtype(), vb.device())?,
         };
         Ok(Self {
-            inward: Affine::new(features, hidden, &vb.pp("adapter"))?,
-            outward: Affine::new(hidden, features, &vb.pp("deadapter"))?,
+            inward: Affine::load(features, hidden, &vb.pp("adapter"))?,
+            outward: Affine::load(hidden, features, &vb.pp("deadapter"))?,
             task_tokens: vb.get((1, task_tokens, hidden), "learnable_task_token")?,
             queries,
         })

@@ -4,7 +4,8 @@ use candle_core::{Result, Tensor};
 use candle_nn::VarBuilder;
 use serde::{Deserialize, Serialize};
 
-use super::ops::{self, Affine, Heads};
+use super::attention::{self, Heads};
+use super::ops::{self, Activation, Affine, AfterAttention, Norm};
 
 /// `config.json` of a `ViTMAEForPreTraining` folder: the keys that matter here.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -118,23 +119,6 @@ fn yes() -> bool {
     true
 }
 
-#[derive(Debug)]
-struct Norm {
-    weight: Tensor,
-    bias: Tensor,
-    eps: f64,
-}
-
-impl Norm {
-    fn new(width: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<Self> {
-        Ok(Self { weight: vb.get(width, "weight")?, bias: vb.get(width, "bias")?, eps })
-    }
-
-    fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        ops::layer_norm(x, &self.weight, &self.bias, self.eps)
-    }
-}
-
 /// The widths of a stack of layers.
 #[derive(Debug, Clone, Copy)]
 struct Stack {
@@ -153,10 +137,7 @@ struct Layer {
     /// Queries, keys and values side by side.
     qkv: Affine,
     heads: Heads,
-    attended: Affine,
-    after: Norm,
-    inner: Affine,
-    outer: Affine,
+    after: AfterAttention,
 }
 
 impl Layer {
@@ -166,26 +147,28 @@ impl Layer {
         let parts = ["query", "key", "value"].map(|name| attention.pp("attention").pp(name));
         let weights = parts.iter().map(|vb| vb.get((width, width), "weight")).collect::<Result<Vec<_>>>()?;
         let bias = match stack.qkv_bias {
-            true => Tensor::cat(&parts.iter().map(|vb| vb.get(width, "bias")).collect::<Result<Vec<_>>>()?, 0)?,
-            false => Tensor::zeros(3 * width, vb.dtype(), vb.device())?,
+            true => Some(Tensor::cat(&parts.iter().map(|vb| vb.get(width, "bias")).collect::<Result<Vec<_>>>()?, 0)?),
+            false => None,
         };
         Ok(Self {
-            before: Norm::new(width, eps, &vb.pp("layernorm_before"))?,
-            qkv: Affine { weight: Tensor::cat(&weights, 0)?, bias },
+            before: Norm::layer(width, eps, &vb.pp("layernorm_before"))?,
+            qkv: Affine::new(&Tensor::cat(&weights, 0)?, bias)?,
             heads: Heads { queries: heads, keys: heads, width: width / heads },
-            attended: Affine::new(width, width, &attention.pp("output").pp("dense"))?,
-            after: Norm::new(width, eps, &vb.pp("layernorm_after"))?,
-            inner: Affine::new(width, inner, &vb.pp("intermediate").pp("dense"))?,
-            outer: Affine::new(inner, width, &vb.pp("output").pp("dense"))?,
+            after: AfterAttention {
+                attended: Affine::load(width, width, &attention.pp("output").pp("dense"))?,
+                norm: Norm::layer(width, eps, &vb.pp("layernorm_after"))?,
+                inner: Affine::load(width, inner, &vb.pp("intermediate").pp("dense"))?,
+                activation: Activation::Gelu,
+                outer: Affine::load(inner, width, &vb.pp("output").pp("dense"))?,
+            },
         })
     }
 
-    /// `[B · T, width]` → the same.
-    fn forward(&self, x: &Tensor, batch: usize) -> Result<Tensor> {
-        let rows = self.qkv.forward(&self.before.forward(x)?)?;
-        let x = (x + self.attended.forward(&ops::full_attention(&rows, batch, self.heads)?)?)?;
-        let inner = ops::product(&self.after.forward(&x)?, &self.inner.weight)?;
-        x + self.outer.forward(&ops::bias_gelu(&inner, &self.inner.bias)?)?
+    /// `[B · T, width]` → the same; on the CPU `x` is added to where it lies.
+    fn forward(&self, x: Tensor, batch: usize) -> Result<Tensor> {
+        let rows = self.qkv.behind(Some(&self.before), &x)?;
+        let attended = attention::full_attention(&rows, batch, self.heads)?;
+        self.after.forward(x, &attended)
     }
 }
 
@@ -198,9 +181,9 @@ fn layers(stack: Stack, vb: &VarBuilder<'_>) -> Result<Vec<Layer>> {
 pub struct Mae {
     config: MaeConfig,
     patches: Affine,
-    /// `[1, 1, width]`, with its position already added.
+    /// `[1, 1, width]`.
     class: Tensor,
-    /// `[1, patches, width]`.
+    /// `[1, tokens, width]`.
     positions: Tensor,
     encoder: Vec<Layer>,
     norm: Norm,
@@ -240,19 +223,19 @@ impl Mae {
         let class = embeddings.get((1, 1, width), "cls_token")?;
         Ok(Self {
             config: config.clone(),
-            patches: Affine {
-                weight: weight.reshape((width, config.patch_values()))?,
-                bias: projection.get(width, "bias")?,
-            },
-            class: (class + positions.narrow(1, 0, 1)?)?,
-            positions: positions.narrow(1, 1, tokens - 1)?,
+            patches: Affine::new(
+                &weight.reshape((width, config.patch_values()))?,
+                Some(projection.get(width, "bias")?),
+            )?,
+            class,
+            positions,
             encoder: layers(encoder, &vit.pp("encoder").pp("layer"))?,
-            norm: Norm::new(width, config.layer_norm_eps, &vit.pp("layernorm"))?,
-            embed: Affine::new(width, decoder_width, &dec.pp("decoder_embed"))?,
+            norm: Norm::layer(width, config.layer_norm_eps, &vit.pp("layernorm"))?,
+            embed: Affine::load(width, decoder_width, &dec.pp("decoder_embed"))?,
             decoder_positions: dec.get((1, tokens, decoder_width), "decoder_pos_embed")?,
             decoder: layers(decoder, &dec.pp("decoder_layers"))?,
-            decoder_norm: Norm::new(decoder_width, config.layer_norm_eps, &dec.pp("decoder_norm"))?,
-            predict: Affine::new(decoder_width, config.patch_values(), &dec.pp("decoder_pred"))?,
+            decoder_norm: Norm::layer(decoder_width, config.layer_norm_eps, &dec.pp("decoder_norm"))?,
+            predict: Affine::load(decoder_width, config.patch_values(), &dec.pp("decoder_pred"))?,
         })
     }
 
@@ -266,27 +249,30 @@ impl Mae {
     pub fn encode(&self, patches: &Tensor) -> Result<Tensor> {
         let (batch, count, values) = patches.dims3()?;
         let width = self.config.hidden_size;
-        let x = self.patches.forward(&patches.reshape((batch * count, values))?)?.reshape((batch, count, width))?;
-        let x = x.broadcast_add(&self.positions)?;
-        let class = self.class.broadcast_as((batch, 1, width))?;
-        let mut x = Tensor::cat(&[&class, &x], 1)?.reshape((batch * (count + 1), width))?;
-        for layer in &self.encoder {
-            x = layer.forward(&x, batch)?;
-        }
-        self.norm.forward(&x)?.reshape((batch, count + 1, width))
+        ops::among_kernels(|| {
+            let x = self.patches.forward(&patches.reshape((batch * count, values))?)?.reshape((batch, count, width))?;
+            let x = Tensor::cat(&[&self.class.broadcast_as((batch, 1, width))?, &x], 1)?;
+            let mut x = ops::add_to_each(x, &self.positions)?.reshape((batch * (count + 1), width))?;
+            for layer in &self.encoder {
+                x = layer.forward(x, batch)?;
+            }
+            self.norm.forward(&x)?.reshape((batch, count + 1, width))
+        })
     }
 
     /// Features `[B, tokens, width]` → `[B, patches, p · p · 3]` (row, column, channel in a patch), normalised.
     pub fn decode(&self, features: &Tensor) -> Result<Tensor> {
         let (batch, tokens, width) = features.dims3()?;
         let decoder_width = self.config.decoder_hidden_size;
-        let x = self.embed.forward(&features.reshape((batch * tokens, width))?)?;
-        let x = x.reshape((batch, tokens, decoder_width))?.broadcast_add(&self.decoder_positions)?;
-        let mut x = x.reshape((batch * tokens, decoder_width))?;
-        for layer in &self.decoder {
-            x = layer.forward(&x, batch)?;
-        }
-        let x = self.predict.forward(&self.decoder_norm.forward(&x)?)?;
-        x.reshape((batch, tokens, self.config.patch_values()))?.narrow(1, 1, tokens - 1)
+        ops::among_kernels(|| {
+            let x = self.embed.forward(&features.reshape((batch * tokens, width))?)?;
+            let x = ops::add_to_each(x.reshape((batch, tokens, decoder_width))?, &self.decoder_positions)?;
+            let mut x = x.reshape((batch * tokens, decoder_width))?;
+            for layer in &self.decoder {
+                x = layer.forward(x, batch)?;
+            }
+            let x = self.predict.behind(Some(&self.decoder_norm), &x)?;
+            x.reshape((batch, tokens, self.config.patch_values()))?.narrow(1, 1, tokens - 1)
+        })
     }
 }

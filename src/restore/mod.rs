@@ -18,6 +18,7 @@ pub mod tile;
 pub mod tokens;
 pub mod weights;
 
+mod attention;
 mod identity;
 mod kernels;
 mod model;

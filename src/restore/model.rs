@@ -10,6 +10,7 @@ use super::folder::ModelFolder;
 use super::llama::{Llama, LlamaConfig};
 use super::lm4lv::{Adapter, Prompted};
 use super::mae::{Mae, MaeConfig};
+use super::ops;
 use super::random::Random;
 use super::{Restored, Restorer, Stamp, TaskId, Trouble};
 use crate::error::{Error, Result};
@@ -229,7 +230,7 @@ impl Restorer for Model {
             let (width, height) = (image.width(), image.height());
             return Err(Error::Bug(format!("an image of {width}x{height} came to a model of {side}x{side}")).into());
         }
-        self.compute(task, images).map_err(|error| trouble(&error, &self.stamp.device))
+        ops::among_kernels(|| self.compute(task, images)).map_err(|error| trouble(&error, &self.stamp.device))
     }
 }
 

@@ -1,96 +1,39 @@
-//! The element-wise steps of the models and their attention, on the CPU as kernels of our own, elsewhere as candle's.
+//! The steps of the models beside attention: products with learned matrices, norms, and what follows attention in a block.
 //!
-//! On the CPU candle leaves these on one thread, with an exponential a value at a time, and writes every intermediate tensor
-//! out; here each is one pass over the rows, spread over the threads, in f32. Matrix products stay candle's. Attention takes
-//! queries, keys and values where the projections left them, a head a thread, so no score matrix larger than one head's exists and
-//! nothing is transposed.
+//! On the CPU candle leaves element-wise steps on one thread or on threads of its own that wait by spinning beside rayon's, takes an
+//! exponential a value at a time, and writes every intermediate tensor out. Here a step's rows are cut into blocks, one a thread at a
+//! time: all that happens to a row happens while it is in that core's cache, in f32, and sums are made in place. Elsewhere the same is
+//! said in candle's operations.
 //!
-//! (long because each step stands beside its kernel and its form of candle's operations)
+//! (long because each step stands beside its form of candle's operations)
+
+use std::cell::RefCell;
+use std::ops::Deref;
 
 use candle_core::backend::BackendStorage;
-use candle_core::{
-    CpuStorage, CustomOp1, CustomOp2, CustomOp3, DType, InplaceOp2, Layout, Result, Shape, Tensor, bail,
-};
+use candle_core::{CpuStorage, DType, InplaceOp1, Layout, Result, Storage, Tensor, bail};
 use candle_nn::VarBuilder;
 use rayon::prelude::*;
 
-use super::kernels;
+use super::kernels::{self, Product, Rows};
 
-/// What is learned of `x · weightᵀ + bias`.
-#[derive(Debug)]
-pub(super) struct Affine {
-    /// `[out, in]`.
-    pub(super) weight: Tensor,
-    /// `[out]`.
-    pub(super) bias: Tensor,
-}
-
-impl Affine {
-    /// Loads `weight`, `[out, in]`, and `bias`.
-    pub(super) fn new(inside: usize, outside: usize, vb: &VarBuilder<'_>) -> Result<Self> {
-        Ok(Self { weight: vb.get((outside, inside), "weight")?, bias: vb.get(outside, "bias")? })
-    }
-
-    /// `[…, in]` → `[…, out]`.
-    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
-        let mut shape = x.dims().to_vec();
-        let (outside, inside) = self.weight.dims2()?;
-        let made = product(&x.reshape(((), inside))?, &self.weight)?.broadcast_add(&self.bias)?;
-        if let Some(last) = shape.last_mut() {
-            *last = outside;
-        }
-        made.reshape(shape)
-    }
-}
-
-/// Rows up to which a product is bound by reading its weights.
+/// Rows up to which a product is bound by reading its weights: large products' way of packing their operands would take longer than the
+/// arithmetic.
 const FEW: usize = 16;
 
-/// A product with few rows: large matrix products' way of packing their operands would take longer than the arithmetic.
-struct FewRows;
-
-impl CustomOp2 for FewRows {
-    fn name(&self) -> &'static str {
-        "few-rows"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let ((rows, inside), (outside, _)) = (x_layout.shape().dims2()?, weight_layout.shape().dims2()?);
-        let (x, weight) = (values(x, x_layout)?, values(weight, weight_layout)?);
-        let part = outside.div_ceil(rayon::current_num_threads() * 4).next_multiple_of(2);
-        let mut turned = vec![0.0; outside * rows];
-        turned.par_chunks_mut(part * rows).zip(weight.par_chunks(part * inside)).for_each(|(out, weight)| {
-            kernels::few_rows(x, weight, inside, out);
-        });
-        let out = (0..rows * outside).map(|at| turned[at % outside * rows + at / outside]).collect();
-        Ok((CpuStorage::F32(out), (rows, outside).into()))
-    }
-}
-
-/// `x · weightᵀ`: `[N, in]` with `weight` `[out, in]` → `[N, out]`.
-pub(super) fn product(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    match ours(x) && x.dim(0)? <= FEW {
-        true => x.apply_op2_no_bwd(weight, &FewRows),
-        false => x.matmul(&weight.t()?),
-    }
-}
-
 /// Rows that a thread takes at least, so that small tensors are not scattered.
-const ROWS: usize = 8;
+pub(super) const ROWS: usize = 8;
+
+/// Rows of a block: enough to read the weights for, few enough for a cache.
+const BLOCK: std::ops::RangeInclusive<usize> = 48..=384;
 
 /// The contiguous f32 values of a CPU tensor.
-fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
+pub(super) fn values<'a>(storage: &'a CpuStorage, layout: &Layout) -> Result<&'a [f32]> {
     let Some((from, to)) = layout.contiguous_offsets() else { bail!("the kernel takes contiguous tensors") };
     Ok(&storage.as_slice::<f32>()?[from..to])
 }
 
-fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
+pub(super) fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mut [f32]> {
     let Some((from, to)) = layout.contiguous_offsets() else { bail!("the kernel takes contiguous tensors") };
     match storage {
         CpuStorage::F32(values) => Ok(&mut values[from..to]),
@@ -99,364 +42,378 @@ fn values_mut<'a>(storage: &'a mut CpuStorage, layout: &Layout) -> Result<&'a mu
 }
 
 /// Whether our kernels can take `x`: f32 on the CPU.
-fn ours(x: &Tensor) -> bool {
+pub(super) fn ours(x: &Tensor) -> bool {
     x.device().is_cpu() && x.dtype() == DType::F32
 }
 
-struct LayerNorm(f32);
+/// A tensor whose values are being read.
+struct Held<'a> {
+    storage: Box<dyn Deref<Target = Storage> + 'a>,
+    layout: &'a Layout,
+}
 
-impl CustomOp3 for LayerNorm {
-    fn name(&self) -> &'static str {
-        "layer-norm"
+impl<'a> Held<'a> {
+    fn of(tensor: &'a Tensor) -> Self {
+        let (storage, layout) = tensor.storage_and_layout();
+        Self { storage: Box::new(storage), layout }
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight, bias) = (values(x, x_layout)?, values(weight, weight_layout)?, values(bias, bias_layout)?);
-        let width = weight.len();
-        let mut out = vec![0.0; x.len()];
-        out.par_chunks_mut(width * ROWS).zip(x.par_chunks(width * ROWS)).for_each(|(out, x)| {
-            for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                kernels::layer_norm(x, weight, bias, self.0, out);
+    fn values(&self) -> Result<&[f32]> {
+        match &**self.storage {
+            Storage::Cpu(storage) => values(storage, self.layout),
+            _ => bail!("the kernel takes tensors on the CPU"),
+        }
+    }
+}
+
+/// What is learned of `x · weightᵀ + bias`.
+#[derive(Debug)]
+pub(super) struct Affine {
+    /// `[in, out]` for our kernels, which read it in this order, else `[out, in]`.
+    weight: Tensor,
+    /// `[out]`.
+    bias: Option<Tensor>,
+    inside: usize,
+    outside: usize,
+}
+
+impl Affine {
+    /// Of a weight `[out, in]`.
+    pub(super) fn new(weight: &Tensor, bias: Option<Tensor>) -> Result<Self> {
+        let (outside, inside) = weight.dims2()?;
+        let weight = match ours(weight) {
+            true => {
+                let (held, mut turned) = (Held::of(weight), vec![0.0; outside * inside]);
+                kernels::transpose(held.values()?, inside, &mut turned);
+                Tensor::from_vec(turned, (inside, outside), weight.device())?
             }
-        });
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
+            false => weight.clone(),
+        };
+        Ok(Self { weight, bias, inside, outside })
+    }
+
+    /// Loads `weight`, `[out, in]`, and `bias`.
+    pub(super) fn load(inside: usize, outside: usize, vb: &VarBuilder<'_>) -> Result<Self> {
+        Self::new(&vb.get((outside, inside), "weight")?, Some(vb.get(outside, "bias")?))
+    }
+
+    /// `[…, in]` → `[…, out]`.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        let mut shape = x.dims().to_vec();
+        let made = self.behind(None, &x.reshape(((), self.inside))?)?;
+        if let Some(last) = shape.last_mut() {
+            *last = self.outside;
+        }
+        made.reshape(shape)
+    }
+
+    /// `[N, in]` → `[N, out]`, of what `norm` makes of `x`.
+    pub(super) fn behind(&self, norm: Option<&Norm>, x: &Tensor) -> Result<Tensor> {
+        if !ours(x) {
+            let made = match norm {
+                Some(norm) => norm.forward(x)?.matmul(&self.weight.t()?)?,
+                None => x.matmul(&self.weight.t()?)?,
+            };
+            return match &self.bias {
+                Some(bias) => made.broadcast_add(bias),
+                None => Ok(made),
+            };
+        }
+        let rows = x.dim(0)?;
+        let (held, weights) = (Held::of(x), HeldAffine::of(self));
+        let norm = norm.map(HeldNorm::of);
+        let (x, affine, norm) = (held.values()?, weights.view()?, norm.as_ref().map(HeldNorm::view).transpose()?);
+        let mut out = vec![0.0; rows * self.outside];
+        let (block, alone) = blocks(rows);
+        out.par_chunks_mut(block * self.outside).zip(x.par_chunks(block * self.inside)).for_each(
+            |(out, x)| match norm {
+                Some(norm) => with_scratch([x.len()], |[normed]| {
+                    norm.apply(x, normed);
+                    affine.apply(Rows::of(normed, self.inside), false, out, alone);
+                }),
+                None => affine.apply(Rows::of(x, self.inside), false, out, alone),
+            },
+        );
+        Tensor::from_vec(out, (rows, self.outside), &candle_core::Device::Cpu)
     }
 }
 
-/// `(x − mean) / √(variance + eps) · weight + bias` over the last dimension.
-pub(super) fn layer_norm(x: &Tensor, weight: &Tensor, bias: &Tensor, eps: f64) -> Result<Tensor> {
-    match ours(x) {
-        true => x.apply_op3_no_bwd(weight, bias, &LayerNorm(eps as f32)),
-        false => candle_nn::ops::layer_norm(x, weight, bias, eps as f32),
-    }
+/// Runs `compute` on one of the threads that kernels are spread over: from another, every kernel would be handed over and waited for.
+pub(super) fn among_kernels<T: Send>(compute: impl FnOnce() -> T + Send) -> T {
+    rayon::scope(|_| compute())
 }
 
-struct RmsNorm(f32);
+/// Adds `[1, T, width]` to each of `x`, `[B, T, width]`; on the CPU where it lies.
+pub(super) fn add_to_each(x: Tensor, part: &Tensor) -> Result<Tensor> {
+    if ours(&x) {
+        x.inplace_op1(&AddToEach(part))?;
+        return Ok(x);
+    }
+    x.broadcast_add(part)
+}
 
-impl CustomOp2 for RmsNorm {
+struct AddToEach<'a>(&'a Tensor);
+
+impl InplaceOp1 for AddToEach<'_> {
     fn name(&self) -> &'static str {
-        "rms-norm"
+        "add-to-each"
     }
 
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        weight: &CpuStorage,
-        weight_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, weight) = (values(x, x_layout)?, values(weight, weight_layout)?);
-        let width = weight.len();
-        let mut out = vec![0.0; x.len()];
-        out.par_chunks_mut(width * ROWS).zip(x.par_chunks(width * ROWS)).for_each(|(out, x)| {
-            for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                kernels::rms_norm(x, weight, self.0, out);
-            }
-        });
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
-    }
-}
-
-/// `x / √(mean(x²) + eps) · weight` over the last dimension.
-pub(super) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64) -> Result<Tensor> {
-    match ours(x) {
-        true => x.apply_op2_no_bwd(weight, &RmsNorm(eps as f32)),
-        false => candle_nn::ops::rms_norm(x, weight, eps as f32),
-    }
-}
-
-struct BiasGelu;
-
-impl CustomOp2 for BiasGelu {
-    fn name(&self) -> &'static str {
-        "bias-gelu"
-    }
-
-    fn cpu_fwd(
-        &self,
-        x: &CpuStorage,
-        x_layout: &Layout,
-        bias: &CpuStorage,
-        bias_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (x, bias) = (values(x, x_layout)?, values(bias, bias_layout)?);
-        let width = bias.len();
-        let mut out = vec![0.0; x.len()];
-        out.par_chunks_mut(width * ROWS).zip(x.par_chunks(width * ROWS)).for_each(|(out, x)| {
-            for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(width)) {
-                kernels::bias_gelu(x, bias, out);
-            }
-        });
-        Ok((CpuStorage::F32(out), x_layout.shape().clone()))
-    }
-}
-
-/// `gelu(x + bias)`, the one with erf.
-pub(super) fn bias_gelu(x: &Tensor, bias: &Tensor) -> Result<Tensor> {
-    match ours(x) {
-        true => x.apply_op2_no_bwd(bias, &BiasGelu),
-        false => x.broadcast_add(bias)?.gelu_erf(),
-    }
-}
-
-struct GateUp;
-
-impl CustomOp1 for GateUp {
-    fn name(&self) -> &'static str {
-        "silu-gate"
-    }
-
-    fn cpu_fwd(&self, x: &CpuStorage, layout: &Layout) -> Result<(CpuStorage, Shape)> {
-        let x = values(x, layout)?;
-        let (rows, both) = layout.shape().dims2()?;
-        let width = both / 2;
-        let mut out = vec![0.0; rows * width];
-        out.par_chunks_mut(width * ROWS).zip(x.par_chunks(both * ROWS)).for_each(|(out, x)| {
-            for (out, x) in out.chunks_exact_mut(width).zip(x.chunks_exact(both)) {
-                let (gate, up) = x.split_at(width);
-                kernels::silu_gate(gate, up, out);
-            }
-        });
-        Ok((CpuStorage::F32(out), (rows, width).into()))
-    }
-}
-
-/// `silu(gate) · up`, where each row of `x`, `[N, 2 · W]`, holds both: `[N, W]`.
-pub(super) fn silu_gate(x: &Tensor) -> Result<Tensor> {
-    if ours(x) {
-        return x.apply_op1_no_bwd(&GateUp);
-    }
-    let width = x.dim(1)? / 2;
-    x.narrow(1, 0, width)?.silu()? * x.narrow(1, width, width)?
-}
-
-/// How the heads lie in the rows of a projection's output, and of a cache.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Heads {
-    /// Query heads.
-    pub(super) queries: usize,
-    /// Key and value heads; each serves `queries / keys` query heads.
-    pub(super) keys: usize,
-    /// Width of a head.
-    pub(super) width: usize,
-}
-
-impl Heads {
-    /// Values in a row of queries.
-    pub(super) fn query_row(self) -> usize {
-        self.queries * self.width
-    }
-
-    /// Values in a row of keys and values, which is a row of the cache.
-    pub(super) fn cache_row(self) -> usize {
-        2 * self.keys * self.width
-    }
-
-    /// Values in a row of queries, keys and values.
-    pub(super) fn row(self) -> usize {
-        self.query_row() + self.cache_row()
-    }
-}
-
-/// Rows `[B · T, queries · width + 2 · keys · width]`, where each row's queries and keys are turned by the angles of its
-/// position: row `t` of a sequence by row `t` of `angles`, `[T, width]`: half cosines, half sines.
-struct Rope(Heads);
-
-impl InplaceOp2 for Rope {
-    fn name(&self) -> &'static str {
-        "rope"
-    }
-
-    fn cpu_fwd(
-        &self,
-        rows: &mut CpuStorage,
-        rows_layout: &Layout,
-        angles: &CpuStorage,
-        angles_layout: &Layout,
-    ) -> Result<()> {
-        let Heads { queries, keys, width } = self.0;
-        let (rows, angles) = (values_mut(rows, rows_layout)?, values(angles, angles_layout)?);
-        let length = angles.len() / width;
-        rows.par_chunks_mut(self.0.row()).with_min_len(ROWS).enumerate().for_each(|(index, row)| {
-            let (cosines, sines) = angles[index % length * width..][..width].split_at(width / 2);
-            for head in row[..(queries + keys) * width].chunks_exact_mut(width) {
-                kernels::rotate(head, cosines, sines);
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let held = Held::of(self.0);
+        let part = held.values()?;
+        values_mut(x, layout)?.par_chunks_mut(part.len()).for_each(|x| {
+            for (x, part) in x.iter_mut().zip(part) {
+                *x += part;
             }
         });
         Ok(())
     }
 }
 
-/// Copies the keys and values of rows `[B · T, …]` into the cache, `[B, L, 2 · keys · width]`, from position `.1` on.
-struct Keep(Heads, usize);
+/// Rows of a block, and whether it is the only one: then its products have all threads.
+fn blocks(rows: usize) -> (usize, bool) {
+    let threads = rayon::current_num_threads();
+    if rows < threads * BLOCK.start() || threads == 1 {
+        return (rows.clamp(1, if threads == 1 { *BLOCK.end() } else { usize::MAX }), threads > 1);
+    }
+    // As many for each thread.
+    let count = rows.div_ceil(*BLOCK.end()).next_multiple_of(threads);
+    (rows.div_ceil(count), false)
+}
 
-impl InplaceOp2 for Keep {
-    fn name(&self) -> &'static str {
-        "keep"
+/// Lends scratch of these lengths, which a thread keeps: what is in it is left from before.
+fn with_scratch<const N: usize>(lengths: [usize; N], f: impl FnOnce([&mut [f32]; N])) {
+    thread_local! {
+        static SCRATCH: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
+    }
+    // Taken, not borrowed: a thread that waits for a product may be given another block meanwhile.
+    let mut scratch = SCRATCH.take();
+    let all = lengths.iter().sum();
+    if scratch.len() < all {
+        scratch.resize(all, 0.0);
+    }
+    let mut rest = &mut scratch[..];
+    f(lengths.map(|length| {
+        let (part, behind) = std::mem::take(&mut rest).split_at_mut(length);
+        rest = behind;
+        part
+    }));
+    SCRATCH.replace(scratch);
+}
+
+struct HeldAffine<'a> {
+    weight: Held<'a>,
+    bias: Option<Held<'a>>,
+    of: &'a Affine,
+}
+
+impl<'a> HeldAffine<'a> {
+    fn of(of: &'a Affine) -> Self {
+        Self { weight: Held::of(&of.weight), bias: of.bias.as_ref().map(Held::of), of }
     }
 
-    fn cpu_fwd(&self, cache: &mut CpuStorage, cache_layout: &Layout, rows: &CpuStorage, layout: &Layout) -> Result<()> {
-        let (batch, length, kept) = cache_layout.shape().dims3()?;
-        let (cache, rows) = (values_mut(cache, cache_layout)?, values(rows, layout)?);
-        let (row, skip) = (self.0.row(), self.0.query_row());
-        let new = rows.len() / row / batch;
-        cache.par_chunks_mut(length * kept).zip(rows.par_chunks(new * row)).for_each(|(cache, rows)| {
-            for (cache, row) in cache[self.1 * kept..].chunks_exact_mut(kept).zip(rows.chunks_exact(row)) {
-                cache.copy_from_slice(&row[skip..]);
-            }
-        });
-        Ok(())
+    fn view(&self) -> Result<AffineView<'_>> {
+        let Affine { inside, outside, .. } = *self.of;
+        let bias = self.bias.as_ref().map(Held::values).transpose()?;
+        Ok(AffineView { weight: Rows { data: self.weight.values()?, stride: outside, count: inside }, bias, outside })
     }
 }
 
-/// Turns the queries and keys of `rows`, `[B · T, heads.row()]`, and keeps keys and values in the cache, `[B, L,
-/// heads.cache_row()]`, at positions `at` to `at + T`. `angles` are those positions', `[T, width]`. The rows with turned queries.
-pub(super) fn rope_and_keep(rows: Tensor, angles: &Tensor, cache: &Tensor, at: usize, heads: Heads) -> Result<Tensor> {
-    if ours(&rows) {
-        rows.inplace_op2(angles, &Rope(heads))?;
-        cache.inplace_op2(&rows, &Keep(heads, at))?;
-        return Ok(rows);
-    }
-    let Heads { queries, keys, width } = heads;
-    let (batch, length) = (cache.dim(0)?, angles.dim(0)?);
-    let turned = rows.narrow(1, 0, (queries + keys) * width)?.reshape((batch, length, queries + keys, width))?;
-    let [cosines, sines] = [0, 1].map(|half| angles.narrow(1, half * width / 2, width / 2));
-    let turned =
-        candle_nn::rotary_emb::rope_thd(&turned.contiguous()?, &cosines?.contiguous()?, &sines?.contiguous()?)?;
-    let turned = turned.reshape((batch * length, (queries + keys) * width))?;
-    let values = rows.narrow(1, (queries + keys) * width, keys * width)?;
-    let rows = Tensor::cat(&[&turned, &values], 1)?;
-    let kept = rows.narrow(1, heads.query_row(), heads.cache_row())?.contiguous()?;
-    cache.slice_set(&kept.reshape((batch, length, heads.cache_row()))?, 1, at)?;
-    Ok(rows)
+#[derive(Clone, Copy)]
+struct AffineView<'a> {
+    /// `[in, out]`.
+    weight: Rows<'a>,
+    bias: Option<&'a [f32]>,
+    outside: usize,
 }
 
-/// Attention of rows' queries to keys and values.
-struct Attention {
-    heads: Heads,
-    /// Position of the first query; query `t` sees the positions up to `at + t`. `None`: every query sees all.
-    causal_at: Option<usize>,
-    /// Positions of the keys that there are.
-    seen: usize,
-    /// Values from one position's keys to the next's, and where in them the keys begin.
-    keys: (usize, usize),
-}
-
-impl Attention {
-    /// `queries`: `[B · T, heads.row()]`; `cache`: rows that hold keys and values. `[B · T, heads.query_row()]`.
-    fn compute(&self, rows: &[f32], cache: &[f32], batch: usize) -> Vec<f32> {
-        let Heads { queries, keys, width } = self.heads;
-        let length = rows.len() / self.heads.row() / batch;
-        let mut out = vec![0.0; batch * length * self.heads.query_row()];
-        let per_sequence = cache.len() / batch;
-        // A head of a sequence is a thread's work; its output lies apart until all are done.
-        let made: Vec<Vec<f32>> = (0..batch * queries)
-            .into_par_iter()
-            .map_init(Vec::new, |scores, index| {
-                let (sequence, head) = (index / queries, index % queries);
-                let group = head / (queries / keys);
-                let cache = &cache[sequence * per_sequence..][..per_sequence];
-                let (stride, first) = self.keys;
-                kernels::attend(
-                    kernels::Rows {
-                        data: &rows[sequence * length * self.heads.row() + head * width..],
-                        stride: self.heads.row(),
-                        count: length,
-                    },
-                    kernels::Rows { data: &cache[first + group * width..], stride, count: self.seen },
-                    kernels::Rows { data: &cache[first + (keys + group) * width..], stride, count: self.seen },
-                    width,
-                    self.causal_at,
-                    scores,
-                )
-            })
-            .collect();
-        let row = self.heads.query_row();
-        out.par_chunks_mut(length * row).enumerate().for_each(|(sequence, out)| {
-            for (head, made) in made[sequence * queries..][..queries].iter().enumerate() {
-                for (out, made) in out.chunks_exact_mut(row).zip(made.chunks_exact(width)) {
-                    out[head * width..][..width].copy_from_slice(made);
+impl AffineView<'_> {
+    /// Writes `x · weight + bias` to `out`, or adds it if `add`; on all threads, or this one.
+    fn apply(self, x: Rows<'_>, add: bool, out: &mut [f32], all_threads: bool) {
+        let Self { weight, bias, outside } = self;
+        if let Some(bias) = bias {
+            for out in out.chunks_exact_mut(outside) {
+                match add {
+                    true => out.iter_mut().zip(bias).for_each(|(out, bias)| *out += bias),
+                    false => out.copy_from_slice(bias),
                 }
             }
+        }
+        let add = add || bias.is_some();
+        if x.count > FEW {
+            let product = Product { left: x, right: weight, turned: false, width: outside, scale: 1.0 };
+            return product.write((out, outside), add, all_threads);
+        }
+        if !add {
+            out.fill(0.0);
+        }
+        // Each thread has columns of its own.
+        let parts = if all_threads { rayon::current_num_threads() } else { 1 };
+        let width = outside.div_ceil(parts).next_multiple_of(16);
+        let sums = (0..outside.div_ceil(width)).into_par_iter().with_max_len(1).map(|part| {
+            let columns = part * width..((part + 1) * width).min(outside);
+            let mut sums = vec![0.0; x.count * columns.len()];
+            kernels::add_few_rows(x, weight, columns.clone(), &mut sums);
+            (columns, sums)
         });
-        out
+        let sums: Vec<_> = sums.collect();
+        for (columns, sums) in sums {
+            for (out, sums) in out.chunks_exact_mut(outside).zip(sums.chunks_exact(columns.len())) {
+                out[columns.clone()].iter_mut().zip(sums).for_each(|(out, sum)| *out += sum);
+            }
+        }
     }
 }
 
-impl CustomOp2 for Attention {
+/// A norm over the last dimension.
+#[derive(Debug)]
+pub(super) struct Norm {
+    weight: Tensor,
+    /// With it `(x − mean) / √(variance + eps) · weight + bias`, without `x / √(mean(x²) + eps) · weight`.
+    bias: Option<Tensor>,
+    eps: f32,
+}
+
+impl Norm {
+    /// Loads `weight` and `bias` of a layer norm.
+    pub(super) fn layer(width: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { weight: vb.get(width, "weight")?, bias: Some(vb.get(width, "bias")?), eps: eps as f32 })
+    }
+
+    /// Loads `weight` of a root mean square norm.
+    pub(super) fn root_mean_square(width: usize, eps: f64, vb: &VarBuilder<'_>) -> Result<Self> {
+        Ok(Self { weight: vb.get(width, "weight")?, bias: None, eps: eps as f32 })
+    }
+
+    /// `[N, width]` → the same.
+    pub(super) fn forward(&self, x: &Tensor) -> Result<Tensor> {
+        if !ours(x) {
+            return match &self.bias {
+                Some(bias) => candle_nn::ops::layer_norm(x, &self.weight, bias, self.eps),
+                None => candle_nn::ops::rms_norm(x, &self.weight, self.eps),
+            };
+        }
+        let (held, norm) = (Held::of(x), HeldNorm::of(self));
+        let (values, norm) = (held.values()?, norm.view()?);
+        let mut out = vec![0.0; values.len()];
+        let rows = ROWS * norm.weight.len();
+        out.par_chunks_mut(rows).zip(values.par_chunks(rows)).for_each(|(out, x)| norm.apply(x, out));
+        Tensor::from_vec(out, x.shape(), x.device())
+    }
+}
+
+struct HeldNorm<'a> {
+    weight: Held<'a>,
+    bias: Option<Held<'a>>,
+    eps: f32,
+}
+
+impl<'a> HeldNorm<'a> {
+    fn of(of: &'a Norm) -> Self {
+        Self { weight: Held::of(&of.weight), bias: of.bias.as_ref().map(Held::of), eps: of.eps }
+    }
+
+    fn view(&self) -> Result<NormView<'_>> {
+        let bias = self.bias.as_ref().map(Held::values).transpose()?;
+        Ok(NormView { weight: self.weight.values()?, bias, eps: self.eps })
+    }
+}
+
+#[derive(Clone, Copy)]
+struct NormView<'a> {
+    weight: &'a [f32],
+    bias: Option<&'a [f32]>,
+    eps: f32,
+}
+
+impl NormView<'_> {
+    fn apply(self, x: &[f32], out: &mut [f32]) {
+        let Self { weight, bias, eps } = self;
+        for (out, x) in out.chunks_exact_mut(weight.len()).zip(x.chunks_exact(weight.len())) {
+            match bias {
+                Some(bias) => kernels::layer_norm(x, weight, bias, eps, out),
+                None => kernels::rms_norm(x, weight, eps, out),
+            }
+        }
+    }
+}
+
+/// What a feed-forward network does between its matrices.
+#[derive(Debug, Clone, Copy)]
+pub(super) enum Activation {
+    /// `gelu(x)`, the one with erf.
+    Gelu,
+    /// `silu(gate) · up` of rows that hold both side by side.
+    SiluGate,
+}
+
+/// What follows attention in a block: its projection is added to what came in, then a feed-forward network's of the norm of that.
+#[derive(Debug)]
+pub(super) struct AfterAttention {
+    pub(super) attended: Affine,
+    pub(super) norm: Norm,
+    pub(super) inner: Affine,
+    pub(super) activation: Activation,
+    pub(super) outer: Affine,
+}
+
+impl AfterAttention {
+    /// `x`, `[N, width]`, which came into the block, and what attention found. On the CPU `x` is added to where it lies.
+    pub(super) fn forward(&self, x: Tensor, attended: &Tensor) -> Result<Tensor> {
+        if ours(&x) {
+            x.inplace_op1(&Added { block: self, attended })?;
+            return Ok(x);
+        }
+        let x = (x + self.attended.forward(attended)?)?;
+        let inner = self.inner.behind(Some(&self.norm), &x)?;
+        let inner = match self.activation {
+            Activation::Gelu => inner.gelu_erf()?,
+            Activation::SiluGate => {
+                let width = inner.dim(1)? / 2;
+                (inner.narrow(1, 0, width)?.silu()? * inner.narrow(1, width, width)?)?
+            }
+        };
+        x + self.outer.forward(&inner)?
+    }
+}
+
+struct Added<'a> {
+    block: &'a AfterAttention,
+    attended: &'a Tensor,
+}
+
+impl InplaceOp1 for Added<'_> {
     fn name(&self) -> &'static str {
-        "attention"
+        "after-attention"
     }
 
-    fn cpu_fwd(
-        &self,
-        rows: &CpuStorage,
-        rows_layout: &Layout,
-        cache: &CpuStorage,
-        cache_layout: &Layout,
-    ) -> Result<(CpuStorage, Shape)> {
-        let (rows, batch) = (values(rows, rows_layout)?, cache_layout.dims()[0]);
-        let out = self.compute(rows, values(cache, cache_layout)?, batch);
-        let shape = (out.len() / self.heads.query_row(), self.heads.query_row()).into();
-        Ok((CpuStorage::F32(out), shape))
+    fn cpu_fwd(&self, x: &mut CpuStorage, layout: &Layout) -> Result<()> {
+        let AfterAttention { attended, norm, inner, activation, outer } = self.block;
+        let found = Held::of(self.attended);
+        let [attended, inner, outer] = [attended, inner, outer].map(HeldAffine::of);
+        let norm = HeldNorm::of(norm);
+        let (found, norm) = (found.values()?, norm.view()?);
+        let (attended, inner, outer) = (attended.view()?, inner.view()?, outer.view()?);
+        let (width, wide, inside) = (attended.outside, inner.outside, attended.weight.count);
+        let x = values_mut(x, layout)?;
+        let (block, alone) = blocks(x.len() / width);
+        x.par_chunks_mut(block * width).zip(found.par_chunks(block * inside)).for_each(|(x, found)| {
+            let rows = x.len() / width;
+            attended.apply(Rows::of(found, inside), true, x, alone);
+            with_scratch([x.len(), rows * wide], |[normed, between]| {
+                norm.apply(x, normed);
+                inner.apply(Rows::of(normed, width), false, between, alone);
+                match activation {
+                    Activation::Gelu => kernels::gelu(between),
+                    Activation::SiluGate => between.chunks_exact_mut(wide).for_each(|row| {
+                        let (gate, up) = row.split_at_mut(wide / 2);
+                        kernels::silu_gate(gate, up);
+                    }),
+                }
+                outer.apply(Rows { data: between, stride: wide, count: rows }, true, x, alone);
+            });
+        });
+        Ok(())
     }
-}
-
-/// Causal attention of `rows`, `[B · T, heads.row()]`, whose first position is `at`, to the cache `[B, L, heads.cache_row()]`,
-/// in which they were kept: `[B · T, heads.query_row()]`.
-pub(super) fn causal_attention(rows: &Tensor, cache: &Tensor, at: usize, heads: Heads) -> Result<Tensor> {
-    let (batch, _, kept) = cache.dims3()?;
-    let length = rows.dim(0)? / batch;
-    let seen = at + length;
-    if ours(rows) {
-        let op = Attention { heads, causal_at: Some(at), seen, keys: (kept, 0) };
-        return rows.apply_op2_no_bwd(cache, &op);
-    }
-    let mask: Vec<f32> =
-        (0..length).flat_map(|t| (0..seen).map(move |s| if s <= at + t { 0.0 } else { f32::NEG_INFINITY })).collect();
-    let mask = Tensor::from_vec(mask, (length, seen), rows.device())?;
-    let cache = cache.narrow(1, 0, seen)?;
-    let rows = rows.narrow(1, 0, heads.query_row())?.reshape((batch, length, heads.query_row()))?;
-    attention_of(&rows, &cache, heads, (length > 1).then_some(&mask))
-}
-
-/// Attention of every row to every row of its sequence, for `rows` `[B · T, heads.row()]`: `[B · T, heads.query_row()]`.
-pub(super) fn full_attention(rows: &Tensor, batch: usize, heads: Heads) -> Result<Tensor> {
-    let length = rows.dim(0)? / batch;
-    let rows = rows.reshape((batch, length, heads.row()))?;
-    if ours(&rows) {
-        let op = Attention { heads, causal_at: None, seen: length, keys: (heads.row(), heads.query_row()) };
-        return rows.reshape((batch, length * heads.row()))?.apply_op2_no_bwd(&rows, &op);
-    }
-    let queries = rows.narrow(2, 0, heads.query_row())?;
-    attention_of(&queries, &rows.narrow(2, heads.query_row(), heads.cache_row())?, heads, None)
-}
-
-/// The same by candle's operations: `queries` `[B, T, …]`, `cache` `[B, S, …]`, `mask` `[T, S]` f32.
-fn attention_of(queries: &Tensor, cache: &Tensor, heads: Heads, mask: Option<&Tensor>) -> Result<Tensor> {
-    let Heads { queries: all, keys, width } = heads;
-    let (batch, length, _) = queries.dims3()?;
-    let seen = cache.dim(1)?;
-    let group = all / keys;
-    // [B, keys, group · T, width]: the queries of a group are rows against the same keys.
-    let queries = queries.reshape((batch, length, keys, group, width))?.permute((0, 2, 3, 1, 4))?;
-    let queries = queries.contiguous()?.reshape((batch, keys, group * length, width))?;
-    let part = |from| cache.narrow(2, from, keys * width)?.reshape((batch, seen, keys, width))?.transpose(1, 2);
-    let scores = (queries.matmul(&part(0)?.transpose(2, 3)?.contiguous()?)? * (width as f64).powf(-0.5))?;
-    let mut scores = scores.to_dtype(DType::F32)?.reshape((batch, keys, group, length, seen))?;
-    if let Some(mask) = mask {
-        scores = scores.broadcast_add(mask)?;
-    }
-    let weights = candle_nn::ops::softmax_last_dim(&scores)?.to_dtype(queries.dtype())?;
-    let out = weights.reshape((batch, keys, group * length, seen))?.matmul(&part(keys * width)?.contiguous()?)?;
-    let out = out.reshape((batch, keys, group, length, width))?.permute((0, 3, 1, 2, 4))?;
-    out.contiguous()?.reshape((batch * length, heads.query_row()))
 }

@@ -1,5 +1,7 @@
 //! One partition's way through the sink: epoch, window, open part, closed parts, chain. Knows no store; [`super::Sink`] does the
 //! uploads and brings their outcome back.
+//!
+//! (long because a partition's whole life in the sink is one state)
 
 use std::collections::VecDeque;
 use std::sync::Arc;

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use arrow::array::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use parquet::arrow::arrow_reader::ParquetRecordBatchReaderBuilder;
-use parquet::basic::{Compression, ZstdLevel};
+use parquet::basic::{Compression, Encoding, ZstdLevel};
 use parquet::errors::ParquetError;
 use parquet::file::metadata::KeyValue;
 use parquet::file::properties::{EnabledStatistics, WriterProperties};
@@ -80,6 +80,9 @@ pub(crate) struct OpenPart {
     pending: Vec<Item>,
     pending_rows: usize,
     pending_bytes: u64,
+    /// Bytes in the writer's memory, and in the file besides, behind the last batch: asking takes longer than a small row.
+    in_memory: u64,
+    in_file: u64,
     marks: Vec<Mark>,
     /// When its first row came.
     pub(crate) opened: Instant,
@@ -117,6 +120,8 @@ impl OpenPart {
             pending: Vec::new(),
             pending_rows: 0,
             pending_bytes: 0,
+            in_memory: 0,
+            in_file: 0,
             marks: Vec::new(),
             opened: Instant::now(),
         })
@@ -168,23 +173,31 @@ impl OpenPart {
         }
         self.pending.clear();
         (self.pending_rows, self.pending_bytes) = (0, 0);
+        self.measure();
         Ok(())
     }
 
     /// Writes the open row group to the disk.
     pub(crate) fn flush(&mut self) -> Result<()> {
         self.write_pending()?;
-        self.writer.flush().map_err(|e| failed(&self.file, e))
+        self.writer.flush().map_err(|e| failed(&self.file, e))?;
+        self.measure();
+        Ok(())
+    }
+
+    fn measure(&mut self) {
+        self.in_memory = self.writer.memory_size() as u64;
+        self.in_file = (self.writer.bytes_written() + self.writer.in_progress_size()) as u64;
     }
 
     /// Bytes in memory.
     pub(crate) fn held(&self) -> u64 {
-        self.pending_bytes + self.writer.memory_size() as u64
+        self.pending_bytes + self.in_memory
     }
 
     /// Bytes of the file if it were closed now, about.
     pub(crate) fn size(&self) -> u64 {
-        (self.writer.bytes_written() + self.writer.in_progress_size()) as u64 + self.pending_bytes
+        self.pending_bytes + self.in_file
     }
 
     /// Rows so far.
@@ -294,6 +307,15 @@ fn properties(rows: &Rows) -> WriterProperties {
         .set_compression(zstd)
         .set_key_value_metadata(Some(vec![KeyValue::new(HUGGINGFACE.to_owned(), features)]))
         .set_max_row_group_row_count(None);
+    // Every row has another: a dictionary would be given up after its hashing.
+    for unique in ["key", "url", "sha256", "kafka_key"] {
+        properties = properties.set_column_dictionary_enabled(ColumnPath::from(unique), false);
+    }
+    for rising in ["offset", "source_row", "timestamp"] {
+        properties = properties
+            .set_column_dictionary_enabled(ColumnPath::from(rising), false)
+            .set_column_encoding(ColumnPath::from(rising), Encoding::DELTA_BINARY_PACKED);
+    }
     for image in images {
         let bytes = || ColumnPath::new(vec![image.name().to_owned(), "bytes".to_owned()]);
         properties = properties

@@ -1,5 +1,8 @@
 //! Items → Arrow: the rows of some positions as one record batch of the dataset's schema.
+//!
+//! (long because every kind of column is filled here)
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use arrow::array::{
@@ -12,7 +15,7 @@ use arrow::error::ArrowError;
 use bytes::Bytes;
 
 use super::schema::{Columns, ImageColumn, Kind, header_fields, image_fields, op_fields, written_type};
-use crate::sample::{EncodedImage, Item, Message, Record, Sample};
+use crate::sample::{EncodedImage, Item, Message, Record, Sample, Stamp};
 
 /// Longest name of a folder or file in an image's path, and longest path, in bytes, without the extension.
 const MAX_NAME: usize = 200;
@@ -67,19 +70,20 @@ impl Rows {
         Ok(match kind {
             Kind::Text => {
                 let mut array = StringBuilder::with_capacity(rows.len(), rows.len() * 16);
-                for row in rows {
-                    self.text(name, *row, &mut array);
-                }
+                let cell = text(name);
+                rows.iter().for_each(|row| array.append_option(cell(self, *row)));
                 Arc::new(array.finish())
             }
             Kind::Int32 => {
                 let mut array = Int32Builder::with_capacity(rows.len());
-                rows.iter().for_each(|row| array.append_option(int32(name, *row)));
+                let cell = int32(name);
+                rows.iter().for_each(|row| array.append_option(cell(self, *row)));
                 Arc::new(array.finish())
             }
             Kind::Int64 => {
                 let mut array = Int64Builder::with_capacity(rows.len());
-                rows.iter().for_each(|row| array.append_option(self.int64(name, *row)));
+                let cell = int64(name);
+                rows.iter().for_each(|row| array.append_option(cell(self, *row)));
                 Arc::new(array.finish())
             }
             Kind::Float64 => {
@@ -119,43 +123,6 @@ impl Rows {
         })
     }
 
-    fn text(&self, name: &str, (item, sample): Row<'_>, array: &mut StringBuilder) {
-        let record = &item.record;
-        let stamp = sample.restored.as_ref().map(|restored| &restored.stamp);
-        match name {
-            "key" => array.append_value(&record.key),
-            "url" => array.append_option(record.reference.as_text()),
-            "status" => array.append_value(if sample.failure.is_some() { "failed" } else { "success" }),
-            "error_code" => array.append_option(sample.failure.as_ref().map(|failure| failure.code.as_str())),
-            "error_message" => array.append_option(sample.failure.as_ref().map(|failure| failure.message.as_str())),
-            "sha256" => array.append_option(sample.origin.as_ref().map(|origin| hex(&origin.sha256))),
-            "partition" => array.append_value(record.position.partition.as_str()),
-            "topic" => array.append_option(message((item, sample)).map(|message| &message.topic)),
-            "source_file" => array.append_option(record.source_file.as_deref()),
-            "model" => array.append_option(stamp.map(|stamp| &stamp.model)),
-            "weights_sha256" => {
-                array.append_option(stamp.map(|stamp| &stamp.weights_sha256).filter(|hash| !hash.is_empty()));
-            }
-            "task" => array.append_option(sample.restored.as_ref().and_then(|restored| restored.task.as_deref())),
-            "decoder" => array.append_option(stamp.and_then(|stamp| stamp.decoder)),
-            "device" => array.append_option(stamp.map(|stamp| &stamp.device)),
-            "dtype" => array.append_option(stamp.map(|stamp| stamp.dtype)),
-            "run" => array.append_value(&self.run),
-            "writer" => array.append_value(&self.writer),
-            _ => array.append_null(),
-        }
-    }
-
-    fn int64(&self, name: &str, (item, _): Row<'_>) -> Option<i64> {
-        let number = match name {
-            "offset" => Some(item.record.position.offset),
-            "source_row" => item.record.source_row,
-            "seed" => self.columns.seed,
-            _ => None,
-        };
-        number.and_then(|number| i64::try_from(number).ok())
-    }
-
     fn images(&self, name: &str, rows: &[Row<'_>]) -> Result<ArrayRef, ArrowError> {
         let column = ImageColumn::ALL.iter().copied().find(|column| column.name() == name);
         let images: Vec<Option<&EncodedImage>> = rows
@@ -184,20 +151,65 @@ impl Rows {
     }
 }
 
-fn int32(name: &str, (item, sample): Row<'_>) -> Option<i32> {
-    let input = || sample.encoded.input.as_ref().filter(|image| sample.failure.is_none() && image.width > 0);
-    let number = match name {
-        "variant" => Some(u32::from(sample.variant)),
-        "width" => input().map(|image| image.width),
-        "height" => input().map(|image| image.height),
-        "original_width" => sample.origin.as_ref().map(|origin| origin.width).filter(|width| *width > 0),
-        "original_height" => sample.origin.as_ref().map(|origin| origin.height).filter(|height| *height > 0),
-        "passes" => sample.restored.as_ref().and_then(|restored| restored.passes),
-        "attempts" => Some(item.attempts),
-        "topic_partition" => return message((item, sample)).map(|message| message.partition),
-        _ => None,
-    };
-    number.and_then(|number| i32::try_from(number).ok())
+/// A cell of a column; columns are looked up once for many rows.
+type Cell<T> = for<'a> fn(&'a Rows, Row<'a>) -> Option<T>;
+type TextCell = for<'a> fn(&'a Rows, Row<'a>) -> Option<Cow<'a, str>>;
+
+fn text(name: &str) -> TextCell {
+    fn stamp<'a>(row: Row<'a>) -> Option<&'a Stamp> {
+        row.1.restored.as_ref().map(|restored| &*restored.stamp)
+    }
+    match name {
+        "key" => |_, (item, _)| Some((&item.record.key).into()),
+        "url" => |_, (item, _)| item.record.reference.as_text().map(Into::into),
+        "status" => |_, (_, sample)| Some(if sample.failure.is_some() { "failed" } else { "success" }.into()),
+        "error_code" => |_, (_, sample)| sample.failure.as_ref().map(|failure| failure.code.as_str().into()),
+        "error_message" => |_, (_, sample)| sample.failure.as_ref().map(|failure| (&failure.message).into()),
+        "sha256" => |_, (_, sample)| sample.origin.as_ref().map(|origin| hex(&origin.sha256).into()),
+        "partition" => |_, (item, _)| Some(item.record.position.partition.as_str().into()),
+        "topic" => |_, row| message(row).map(|message| (&*message.topic).into()),
+        "source_file" => |_, (item, _)| item.record.source_file.as_deref().map(Into::into),
+        "model" => |_, row| stamp(row).map(|stamp| (&stamp.model).into()),
+        "weights_sha256" => {
+            |_, row| stamp(row).map(|stamp| &stamp.weights_sha256).filter(|hash| !hash.is_empty()).map(Into::into)
+        }
+        "task" => |_, (_, sample)| sample.restored.as_ref()?.task.as_deref().map(Into::into),
+        "decoder" => |_, row| stamp(row)?.decoder.map(Into::into),
+        "device" => |_, row| stamp(row).map(|stamp| (&stamp.device).into()),
+        "dtype" => |_, row| stamp(row).map(|stamp| stamp.dtype.into()),
+        "run" => |rows, _| Some((&rows.run).into()),
+        "writer" => |rows, _| Some((&rows.writer).into()),
+        _ => |_, _| None,
+    }
+}
+
+fn int64(name: &str) -> Cell<i64> {
+    match name {
+        "offset" => |_, (item, _)| i64::try_from(item.record.position.offset).ok(),
+        "source_row" => |_, (item, _)| item.record.source_row.and_then(|row| i64::try_from(row).ok()),
+        "seed" => |rows, _| rows.columns.seed.and_then(|seed| i64::try_from(seed).ok()),
+        _ => |_, _| None,
+    }
+}
+
+fn int32(name: &str) -> Cell<i32> {
+    fn input<'a>((_, sample): Row<'a>) -> Option<&'a EncodedImage> {
+        sample.encoded.input.as_ref().filter(|image| sample.failure.is_none() && image.width > 0)
+    }
+    fn whole(number: u32) -> Option<i32> {
+        i32::try_from(number).ok().filter(|number| *number > 0)
+    }
+    match name {
+        "variant" => |_, (_, sample)| Some(sample.variant.into()),
+        "width" => |_, row| whole(input(row)?.width),
+        "height" => |_, row| whole(input(row)?.height),
+        "original_width" => |_, (_, sample)| whole(sample.origin.as_ref()?.width),
+        "original_height" => |_, (_, sample)| whole(sample.origin.as_ref()?.height),
+        "passes" => |_, (_, sample)| i32::try_from(sample.restored.as_ref()?.passes?).ok(),
+        "attempts" => |_, (item, _)| i32::try_from(item.attempts).ok(),
+        "topic_partition" => |_, row| message(row).map(|message| message.partition),
+        _ => |_, _| None,
+    }
 }
 
 fn message<'a>((item, _): Row<'a>) -> Option<&'a Message> {

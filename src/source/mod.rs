@@ -26,7 +26,9 @@ mod planned;
 pub use config::{ColumnChoice, ColumnsConfig, FolderConfig, OneOrMany, ParquetConfig, Scalar, SourceConfig, Values};
 pub(crate) use discover::Frozen;
 pub use discover::{Discovery, Look, discover};
-pub use kafka::{Health, JsonMessage, KafkaConfig, KeptType, MessageFormat, OnDataLoss, Start, Until};
+pub use kafka::{
+    Health, JsonMessage, KafkaConfig, KeptType, MessageFormat, OnDataLoss, Start, Until, reference_schema,
+};
 pub use memory::MemorySource;
 pub use parquet::ColumnNames;
 

@@ -49,7 +49,7 @@ fn as_somebody(dir: &Path, args: &[&str]) -> Option<Output> {
     } else {
         Command::new(binary)
     };
-    let output = command.args(args).current_dir(dir).output();
+    let output = command.args(args).current_dir(dir).env("LM4LV_LOG", "warn").output();
     let ran = output.as_ref().is_ok_and(|output| ![126, 127].contains(&output.status.code().unwrap_or(127)));
     if !ran {
         eprintln!("skipped: root cannot run {binary} as another user here: {output:?}");

@@ -260,6 +260,29 @@ fn a_part_whose_writer_died_before_its_event_is_announced_by_whoever_goes_on() {
     }
     froms.dedup();
     assert_eq!(froms, [0, 10, 20, 30, 40, 50]);
+
+    // Nor is the last part of all left out where the group has not noticed yet that its writer is dead.
+    let (topic, told) = (broker.topic("dying", 2), results.topic("results", 1));
+    let job = shared(broker, &topic);
+    job.kafka(json!({ "properties": { "session.timeout.ms": 45000 } }));
+    job.set(json!({ "events": { "kafka": { "brokers": results.bootstrap(), "topic": told } } }));
+    let mut worker = job.start("worker");
+    wait_until(20, || worker.log(), || partitions_of(&worker) == 2);
+    results.pause(0);
+    broker.produce(&topic, small(2, 20));
+    job.wait_for_rows(40);
+    worker.kill();
+    results.resume(0);
+    job.kafka(json!({ "until": "end" })).run(0);
+    job.is_whole(2, 20);
+    let partitions: std::collections::BTreeSet<String> = results.read(&told)[&0]
+        .iter()
+        .map(|message| {
+            let value: serde_json::Value = serde_json::from_slice(message.payload().unwrap()).unwrap();
+            value["partition"].as_str().unwrap().to_owned()
+        })
+        .collect();
+    assert_eq!(partitions.len(), 2);
     let job = Job::new(broker, &topic);
     job.set(json!({ "events": { "kafka": { "brokers": broker.bootstrap(), "topic": "no-such-topic" } } }));
     let said = job.run(2);

@@ -114,11 +114,17 @@ fn a_publisher_that_is_killed_is_gone_on_with() {
     let mut kills = 0;
     for round in 0.. {
         let mut worker = Worker::start(dir.path(), "publish", &arguments(&bootstrap, &topic, &["--progress", "none"]));
-        let random = blake3::hash(format!("{seed} {round}").as_bytes()).as_bytes()[0];
-        // 0.1 to 1.4 s, and ever longer: it must end some time.
-        std::thread::sleep(Duration::from_millis(100 + u64::from(random) * 5 + round * 50));
+        let random = u64::from(blake3::hash(format!("{seed} {round}").as_bytes()).as_bytes()[0]);
+        // While it sends, but for one round in four; ever later, since it must end some time.
+        let begins = |log: String| log.matches("rows go to topic").count() as u64;
+        let before = begins(worker.log());
+        while round % 4 != 1 && begins(worker.log()) == before && worker.ended().is_none() {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        std::thread::sleep(Duration::from_millis(random * 4 + round * 50));
         if worker.ended().is_some() {
             worker.expect(0, 1);
+            assert!(worker.log().contains("were there before"), "{}", worker.log());
             break;
         }
         // One of three is asked to stop.
@@ -132,13 +138,13 @@ fn a_publisher_that_is_killed_is_gone_on_with() {
         kills += 1;
     }
     assert_exactly_once(&broker.read(&topic), 5, rows);
-    assert!(kills > 1, "it was never stopped half-way (seed {seed})");
+    assert!(kills > 0, "it was never stopped half-way (seed {seed})");
 }
 
 #[test]
 fn one_publisher_shuts_out_the_other() {
     let Some(broker) = Broker::shared() else { return };
-    let rows = 400_000;
+    let rows = 200_000;
     let dir = references(rows);
     let bootstrap = broker.bootstrap();
     let topic = broker.topic("two", 4);

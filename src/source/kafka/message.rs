@@ -1,4 +1,6 @@
 //! A message's value → the reference, key, task and kept fields of a record.
+//!
+//! (long because every form of a message is read here)
 
 use std::borrow::Cow;
 use std::fmt;
@@ -10,11 +12,40 @@ use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use bytes::Bytes;
 use serde::de::{DeserializeSeed, Deserializer, IgnoredAny, MapAccess, Visitor};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use super::config::{JsonMessage, KeptType, MessageFormat};
 use crate::sample::Reference;
 use crate::source::Fits;
+
+/// JSON Schema of a message of references, where `source.kafka.message` does not say otherwise: `schemas/reference.schema.json`.
+pub fn reference_schema() -> Value {
+    json!({
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": "A reference to an image, as a Kafka message",
+        "description": "What else stands in it is passed over, or kept where source.kafka.message.json.keep names it.",
+        "type": "object",
+        "properties": {
+            "key": {
+                "description": "Names the row in the output and seeds its randomness. Default: <topic>/<partition>/<offset>.",
+                "type": ["string", "number", "null"]
+            },
+            "reference": {
+                "description": "A path, or a URI with the scheme file, http, https, s3, gs, az or data.",
+                "type": ["string", "null"]
+            },
+            "inline": {
+                "description": "The image file itself; goes before reference, which then is only its name.",
+                "type": ["string", "null"],
+                "contentEncoding": "base64"
+            },
+            "task": {
+                "description": "The task of the model that restores it. Default: restore's own.",
+                "type": ["string", "null"]
+            }
+        }
+    })
+}
 
 /// What a message says.
 #[derive(Debug, Default, PartialEq)]
@@ -301,6 +332,12 @@ mod tests {
 
     fn uri(text: &str) -> Option<Reference> {
         Some(Reference::Uri(text.into()))
+    }
+
+    #[test]
+    fn the_committed_schema_is_this_one() {
+        let committed: Value = serde_json::from_str(include_str!("../../../schemas/reference.schema.json")).unwrap();
+        assert_eq!(committed, reference_schema(), "lm4lv schema reference > schemas/reference.schema.json");
     }
 
     #[test]

@@ -25,6 +25,7 @@ mod slot;
 mod topics;
 
 pub use config::{JsonMessage, KafkaConfig, KeptType, MessageFormat, OnDataLoss, Start, Until};
+pub use message::reference_schema;
 pub(crate) use topics::{Topics, look};
 
 use message::Reader;

@@ -80,6 +80,7 @@ pub(super) struct Context {
     changes: Mutex<Vec<Change>>,
     /// The group did not take a commit, as in the middle of a rebalance.
     uncommitted: AtomicBool,
+    changed: AtomicBool,
     closing: AtomicBool,
 }
 
@@ -110,6 +111,7 @@ impl ConsumerContext for Context {
             _ => Change::Revoke(named, consumer.assignment_lost()),
         };
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
+        self.changed.store(true, Relaxed);
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
@@ -224,15 +226,26 @@ impl Poller {
                 continue;
             }
             self.pause();
-            let wait = if self.state.batched > 0 { Duration::ZERO } else { POLL };
-            match consumer.poll(wait) {
-                Some(Ok(message)) => self.take(&message),
-                Some(Err(error)) => {
-                    self.flush();
-                    self.on_error(&error)?;
+            // Many messages to a turn: what comes before costs more than one of them.
+            for _ in 0..BATCH {
+                let wait = if self.state.batched > 0 { Duration::ZERO } else { POLL };
+                match consumer.poll(wait) {
+                    Some(Ok(message)) => self.take(&message),
+                    Some(Err(error)) => {
+                        self.flush();
+                        self.on_error(&error)?;
+                        break;
+                    }
+                    None => {
+                        self.flush();
+                        break;
+                    }
                 }
-                None => self.flush(),
+                if consumer.context().changed.load(Relaxed) {
+                    break;
+                }
             }
+            consumer.context().changed.store(false, Relaxed);
             let changes = std::mem::take(&mut *self.changes());
             if !changes.is_empty() {
                 self.flush();
@@ -727,6 +740,12 @@ impl Poller {
     /// (transactions' control records, compaction): where a run's end lies behind those, a reader of our own looks once more,
     /// since which topic's partition it is, librdkafka's crate does not say.
     fn on_end_of_partition(&mut self, number: i32) -> Result<()> {
+        if self.ids.len() == 1 {
+            for slot in self.state.slots.iter_mut().filter(|slot| slot.assigned && slot.number == number) {
+                slot.high = slot.high.max(brokers::seen_end(&self.consumer, &slot.topic, number).unwrap_or(0));
+                slot.drained = Some(slot.high);
+            }
+        }
         for index in 0..self.state.slots.len() {
             let slot = &self.state.slots[index];
             let (Some(bound), Some(next)) = (slot.bound, slot.open_at()) else { continue };
@@ -791,8 +810,13 @@ impl Poller {
         }
         let trouble =
             hearing.waits().map(|(since, why)| format!("no Kafka broker for {:.0} s: {why}", since.as_secs_f64()));
-        let ends =
-            self.state.slots.iter().filter(|slot| slot.owned).map(|slot| (slot.partition.clone(), slot.high)).collect();
+        let ends = self
+            .state
+            .slots
+            .iter()
+            .filter(|slot| slot.owned)
+            .map(|slot| (slot.partition.clone(), slot.newest()))
+            .collect();
         let mut health = self.health();
         (health.trouble, health.ends) = (trouble, ends);
     }

@@ -31,6 +31,8 @@ pub(super) struct Slot {
     pub(super) bound: Option<u64>,
     /// Behind the newest message, as far as is known.
     pub(super) high: u64,
+    /// All below was given; behind the last message lie positions without one.
+    pub(super) drained: Option<u64>,
     records: Vec<Record>,
     /// The kept fields of those.
     kept: Vec<Vec<Value>>,
@@ -60,6 +62,7 @@ impl Slot {
             committed: None,
             bound: None,
             high: 0,
+            drained: None,
             records: Vec::new(),
             kept: Vec::new(),
             bytes: 0,
@@ -82,6 +85,14 @@ impl Slot {
     /// The offset wanted next, if messages are wanted.
     pub(super) fn open_at(&self) -> Option<u64> {
         self.reading.as_ref().filter(|reading| self.owned && !reading.ended).map(|reading| reading.next)
+    }
+
+    /// Behind the newest message that is still to be read or was read last.
+    pub(super) fn newest(&self) -> u64 {
+        match &self.reading {
+            Some(reading) if self.drained == Some(self.high) => reading.next,
+            _ => self.high,
+        }
     }
 
     /// Drops what was read under an epoch that is over.
