@@ -27,6 +27,9 @@ fn a_broker_that_is_killed_and_comes_back_is_waited_for() {
         broker.wait();
         broker.produce(&topic, small(4, 50));
         job.wait_for_rows(200 * (2 * round - 1));
+        for worker in &workers {
+            wait_until(20, || worker.log(), || worker.log().matches("answer again").count() >= round - 1);
+        }
     }
     for worker in &mut workers {
         worker.term();

@@ -43,6 +43,8 @@ const LEADER_LAGS: Duration = Duration::from_secs(30);
 /// Between two looks at topic ids, and at the ends of partitions.
 const LOOK_AT_IDS: Duration = Duration::from_secs(60);
 const LOOK_AT_ENDS: Duration = Duration::from_secs(1);
+/// What is durable is told to the group again so often: in the middle of a rebalance it takes no commits, and it does not say so.
+const COMMIT_AGAIN: Duration = Duration::from_secs(5);
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// What the driver asks of the thread.
@@ -78,8 +80,6 @@ pub(super) type Told = (Result<Option<Event>>, u64);
 pub(super) struct Context {
     hearing: Hearing,
     changes: Mutex<Vec<Change>>,
-    /// The group did not take a commit, as in the middle of a rebalance.
-    uncommitted: AtomicBool,
     changed: AtomicBool,
     closing: AtomicBool,
 }
@@ -112,14 +112,6 @@ impl ConsumerContext for Context {
         };
         self.changes.lock().unwrap_or_else(PoisonError::into_inner).push(change);
         self.changed.store(true, Relaxed);
-    }
-
-    fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
-        if let Err(error) = result {
-            // A hint only: the chain is the truth.
-            tracing::debug!("the group did not take a commit: {error}");
-            self.uncommitted.store(true, Relaxed);
-        }
     }
 }
 
@@ -181,6 +173,7 @@ pub(super) struct State {
     /// The last part of each partition that is ours, and of which of them the group is to be told.
     published: BTreeMap<usize, (u64, u64)>,
     commits: BTreeMap<usize, (u64, u64)>,
+    /// When it was told of all of them.
     committed_at: Option<Instant>,
     stalled: Option<Instant>,
     paused: bool,
@@ -559,16 +552,14 @@ impl Poller {
 
     /// Tells the group what is durable: for lag tools, and where the next owner begins to look for the chain's end.
     fn commit(&mut self, mode: CommitMode) {
-        let uncommitted = &self.consumer.context().uncommitted;
-        let is_time = matches!(mode, CommitMode::Sync) || self.state.committed_at.is_none_or(|at| at.elapsed() > AGAIN);
-        if is_time && uncommitted.load(Relaxed) {
-            uncommitted.store(false, Relaxed);
+        let is_time = self.state.committed_at.is_none_or(|at| at.elapsed() > COMMIT_AGAIN);
+        if is_time || matches!(mode, CommitMode::Sync) {
             self.state.commits = self.state.published.clone();
+            self.state.committed_at = Some(Instant::now());
         }
         if self.state.commits.is_empty() {
             return;
         }
-        self.state.committed_at = Some(Instant::now());
         let mut list = TopicPartitionList::new();
         let mut later = BTreeMap::new();
         for (index, (from, end)) in std::mem::take(&mut self.state.commits) {
@@ -589,7 +580,6 @@ impl Poller {
             && let Err(error) = self.consumer.commit(&list, mode)
         {
             tracing::debug!("a commit could not be sent: {error}");
-            self.consumer.context().uncommitted.store(true, Relaxed);
         }
     }
 
