@@ -161,6 +161,8 @@ pub(crate) fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str) -> Res
     let unknown = || KafkaError::MetadataFetch(RDKafkaErrorCode::UnknownTopic);
     let name = CString::new(topic).map_err(|_| unknown())?;
     let failed = |code: Code| KafkaError::MetadataFetch(code.into());
+    // One that answers; by itself librdkafka would wait for the controller, which may be away.
+    let broker = client.fetch_metadata(Some(topic), ANSWER)?.orig_broker_id();
     // SAFETY: `client` outlives the call. Every object made here is destroyed once, behind its last use; pointers taken out of
     // the event are used while it lives; librdkafka takes null for "no such object" in all of its destructors here but the
     // queue's and the event's, which are checked.
@@ -177,6 +179,7 @@ pub(crate) fn topic_id<C: ClientContext>(client: &Client<C>, topic: &str) -> Res
         );
         let ms = i32::try_from(ANSWER.as_millis()).unwrap_or(i32::MAX);
         sys::rd_kafka_AdminOptions_set_request_timeout(options, ms, ptr::null_mut(), 0);
+        sys::rd_kafka_AdminOptions_set_broker(options, broker, ptr::null_mut(), 0);
         sys::rd_kafka_DescribeTopics(client.native_ptr(), topics, options, queue);
         let event = sys::rd_kafka_queue_poll(queue, ms + 1000);
         let found = if event.is_null() {

@@ -418,12 +418,17 @@ impl<S: Source> Intake<S> {
             return;
         }
         self.state.looked = Some(Instant::now());
-        let partitions: Vec<Partition> = self.bounds.iter().flatten().map(|(partition, _)| partition.clone()).collect();
+        let bounds = self.bounds.clone().unwrap_or_default();
         let (dataset, opened) = (Arc::clone(&self.dataset), Arc::clone(&self.opened));
         self.state.looks.push(Box::pin(async move {
             let mut ends = Checkpoint::new();
-            for partition in partitions {
-                let chain = Chain::recover(&dataset, &partition, opened.start_of(&partition).unwrap_or(0)).await?;
+            for (partition, bound) in bounds {
+                let start = opened.start_of(&partition).unwrap_or(0);
+                let mut chain = Chain::recover(&dataset, &partition, start).await?;
+                if chain.end() >= bound && dataset.events.is_some() {
+                    // Nobody goes on behind that part, and its writer may have died before it told of it.
+                    chain = Chain::take_over(&dataset, &partition, start, None).await?;
+                }
                 ends.insert(partition, chain.end());
             }
             Ok(ends)

@@ -167,8 +167,9 @@ impl Broker {
     /// Members of a group, as the brokers see them.
     pub(crate) fn members(&self, group: &str) -> usize {
         let client: BaseConsumer = self.config().create().unwrap();
-        let list = client.fetch_group_list(Some(group), WHILE).unwrap();
-        list.groups().first().map_or(0, |group| group.members().len())
+        // A broker that has just started does not know its groups yet.
+        let list = client.fetch_group_list(Some(group), WHILE);
+        list.map_or(0, |list| list.groups().first().map_or(0, |group| group.members().len()))
     }
 
     /// Sends messages and waits until the brokers have them.

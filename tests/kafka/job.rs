@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+use parquet::file::reader::{FileReader, SerializedFileReader};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -98,8 +99,10 @@ impl Job {
         logs.map(|path| format!("{}:\n{}\n", path.display(), std::fs::read_to_string(&path).unwrap())).collect()
     }
 
+    /// Rows in the dataset.
     pub(crate) fn count(&self) -> usize {
-        offsets(&self.out()).values().map(Vec::len).sum()
+        let rows = |part: &PathBuf| reader(part).metadata().file_metadata().num_rows();
+        parts(&self.out()).iter().map(rows).sum::<i64>() as usize
     }
 
     /// Every row as column → text, by key.
@@ -138,9 +141,12 @@ impl Job {
     }
 }
 
+fn reader(part: &Path) -> SerializedFileReader<std::fs::File> {
+    SerializedFileReader::new(std::fs::File::open(part).unwrap()).unwrap()
+}
+
 fn footer(part: &Path) -> BTreeMap<String, String> {
-    use parquet::file::reader::{FileReader, SerializedFileReader};
-    let reader = SerializedFileReader::new(std::fs::File::open(part).unwrap()).unwrap();
+    let reader = reader(part);
     let pairs = reader.metadata().file_metadata().key_value_metadata().unwrap();
     pairs
         .iter()

@@ -18,4 +18,5 @@ mod messages;
 mod outage;
 mod publish;
 mod runs;
+mod soak;
 mod worker;

@@ -67,6 +67,9 @@ fn the_leader_of_three_brokers_may_die() {
     job.wait_for_rows(450);
     worker.term();
     worker.expect(143, 20);
+    // One broker of three is no reason to cry all the time.
+    let log = worker.log();
+    assert!(log.lines().filter(|line| !line.contains("part published")).count() < 40, "{log}");
     job.is_whole(3, 150);
 }
 

@@ -78,6 +78,8 @@ pub(super) type Told = (Result<Option<Event>>, u64);
 pub(super) struct Context {
     hearing: Hearing,
     changes: Mutex<Vec<Change>>,
+    /// The group did not take a commit, as in the middle of a rebalance.
+    uncommitted: AtomicBool,
     changed: AtomicBool,
     closing: AtomicBool,
 }
@@ -116,6 +118,7 @@ impl ConsumerContext for Context {
         if let Err(error) = result {
             // A hint only: the chain is the truth.
             tracing::debug!("the group did not take a commit: {error}");
+            self.uncommitted.store(true, Relaxed);
         }
     }
 }
@@ -175,7 +178,10 @@ pub(super) struct State {
     /// Taken by the group, not by us yet; and until when.
     revoking: Option<(Instant, Vec<usize>)>,
     waiting: Vec<Waiting>,
+    /// The last part of each partition that is ours, and of which of them the group is to be told.
+    published: BTreeMap<usize, (u64, u64)>,
     commits: BTreeMap<usize, (u64, u64)>,
+    committed_at: Option<Instant>,
     stalled: Option<Instant>,
     paused: bool,
     /// Topics that are not there, and since when.
@@ -262,6 +268,7 @@ impl Poller {
         while let Ok(command) = self.commands.try_recv() {
             match command {
                 Command::Start { partition, epoch, at } => {
+                    self.tell_group(&partition, at);
                     self.state.waiting.retain(|waiting| waiting.partition != partition);
                     self.start(partition, epoch, at, Instant::now())?;
                 }
@@ -271,6 +278,17 @@ impl Poller {
         Ok(())
     }
 
+    /// Tells the group what the last owner could not tell it, because it was killed or the group was about to change.
+    fn tell_group(&mut self, partition: &Partition, at: u64) {
+        let Some(&index) = self.state.by_name.get(partition) else { return };
+        if let Some(known) =
+            self.state.slots[index].committed.take().filter(|known| known.offset < at && !known.foreign)
+        {
+            self.state.published.insert(index, (known.part.unwrap_or(0), at));
+            self.state.commits.insert(index, (known.part.unwrap_or(0), at));
+        }
+    }
+
     /// Obeys what asks nobody.
     fn note(&mut self, command: Command) {
         match command {
@@ -278,6 +296,7 @@ impl Poller {
             Command::Commit { partition, from, end } => {
                 if let Some(slot) = self.state.by_name.get(&partition) {
                     self.state.commits.insert(*slot, (from, end));
+                    self.state.published.insert(*slot, (from, end));
                 }
             }
             Command::Released(partition) => {
@@ -417,6 +436,7 @@ impl Poller {
                     let slot = &mut self.state.slots[*index];
                     slot.forget();
                     (slot.owned, slot.assigned, slot.released) = (true, false, false);
+                    slot.committed = committed;
                     let partition = slot.partition.clone();
                     tracing::info!(%partition, "assigned");
                     self.told_changes.send((Ok(Some(Event::Assigned { partition, committed })), 0)).ok();
@@ -533,29 +553,43 @@ impl Poller {
         }
         for index in indices {
             self.state.slots[index].assigned = false;
+            self.state.published.remove(&index);
         }
     }
 
     /// Tells the group what is durable: for lag tools, and where the next owner begins to look for the chain's end.
     fn commit(&mut self, mode: CommitMode) {
+        let uncommitted = &self.consumer.context().uncommitted;
+        let is_time = matches!(mode, CommitMode::Sync) || self.state.committed_at.is_none_or(|at| at.elapsed() > AGAIN);
+        if is_time && uncommitted.load(Relaxed) {
+            uncommitted.store(false, Relaxed);
+            self.state.commits = self.state.published.clone();
+        }
         if self.state.commits.is_empty() {
             return;
         }
+        self.state.committed_at = Some(Instant::now());
         let mut list = TopicPartitionList::new();
+        let mut later = BTreeMap::new();
         for (index, (from, end)) in std::mem::take(&mut self.state.commits) {
             let slot = &self.state.slots[index];
-            // Of what was lost nothing may be said any more.
+            // Of what was lost nothing may be said any more, of what is not quite ours nothing yet.
             if !slot.assigned {
+                if slot.owned {
+                    later.insert(index, (from, end));
+                }
                 continue;
             }
             let mut element = list.add_partition(&slot.topic, slot.number);
             element.set_offset(offset(end)).ok();
             element.set_metadata(format!("{} {from}", self.dataset));
         }
+        self.state.commits = later;
         if list.count() > 0
             && let Err(error) = self.consumer.commit(&list, mode)
         {
-            tracing::debug!("the group did not take a commit: {error}");
+            tracing::debug!("a commit could not be sent: {error}");
+            self.consumer.context().uncommitted.store(true, Relaxed);
         }
     }
 

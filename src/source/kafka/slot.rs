@@ -10,6 +10,7 @@ use serde_json::Value;
 use super::message::{Reader, Said};
 use crate::checkpoint::{Partition, Position};
 use crate::sample::{Message, Record, Reference};
+use crate::source::Committed;
 
 /// A partition.
 pub(super) struct Slot {
@@ -24,6 +25,8 @@ pub(super) struct Slot {
     /// The driver holds nothing of it any more.
     pub(super) released: bool,
     pub(super) reading: Option<Reading>,
+    /// What the group knew when it gave the partition to us.
+    pub(super) committed: Option<Committed>,
     /// Where this run ends.
     pub(super) bound: Option<u64>,
     /// Behind the newest message, as far as is known.
@@ -56,6 +59,7 @@ impl Slot {
             paused: false,
             released: false,
             reading: None,
+            committed: None,
             bound: None,
             high: 0,
             drained: None,
