@@ -56,7 +56,9 @@ def fill(brokers, topic, values):
     from confluent_kafka import Producer
     from confluent_kafka.admin import AdminClient, NewTopic
 
-    next(iter(AdminClient({"bootstrap.servers": brokers}).create_topics([NewTopic(topic, 4)]).values())).result()
+    admin = AdminClient({"bootstrap.servers": brokers})
+    for made in admin.create_topics([NewTopic(topic, 4, 1)]).values():
+        made.result()
     producer = Producer({"bootstrap.servers": brokers, "linger.ms": 20, "queue.buffering.max.messages": 1_000_000})
     for number, value in enumerate(values):
         while True:
@@ -110,12 +112,19 @@ def timed(command, environment=None):
     """Seconds, CPU seconds and peak MiB of a command."""
     began = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env={**os.environ, **(environment or {})})
-    _, status, usage = os.wait4(process.pid, 0)
+    peak = 0.0
+    while True:
+        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
+        if pid:
+            break
+        # Of the process after it became the command: what `ru_maxrss` says may be ours, from before.
+        lines = pathlib.Path(f"/proc/{process.pid}/status").read_text().splitlines()
+        peak = max([peak, *(int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM"))])
+        time.sleep(0.02)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"{command} ended with {process.returncode}")
-    took = time.monotonic() - began
-    return took, usage.ru_utime + usage.ru_stime, usage.ru_maxrss / 1024
+    return time.monotonic() - began, usage.ru_utime + usage.ru_stime, peak
 
 
 def main():

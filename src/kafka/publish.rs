@@ -9,7 +9,7 @@
 //! messages are sent in transactions under a `transactional.id` that the topic's name makes: whoever registers it last is the
 //! only one that the brokers take messages from, and only then does it read what the last messages are. (The input is not in
 //! that id: publishers of two inputs would mix their rows.) The price is that a publisher that is killed leaves an aborted
-//! transaction behind, at most [`COMMIT_EVERY`] of messages that readers with `isolation.level=read_uncommitted` (the default
+//! transaction behind, at most `COMMIT_EVERY` of messages that readers with `isolation.level=read_uncommitted` (the default
 //! of the Java client, not of librdkafka, nor ours) see and should not; and that the topic's offsets have gaps, where the
 //! brokers write their marks. A transaction holds rows next to each other, of all partitions.
 

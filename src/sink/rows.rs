@@ -109,7 +109,7 @@ impl Rows {
                     _ => message.key.clone(),
                 };
                 let mut array = BinaryBuilder::new();
-                rows.iter().for_each(|row| array.append_option(message(*row).and_then(|message| value(message))));
+                rows.iter().for_each(|row| array.append_option(message(*row).and_then(value)));
                 Arc::new(array.finish())
             }
             Kind::Timestamp => {

@@ -211,7 +211,7 @@ fn events_come_at_least_once_and_repeats_carry_their_key() {
                 for footer in with_rows {
                     let found = told.values().find(|value| {
                         value["partition"] == footer["partition"].as_str()
-                            && value["from"].to_string() == footer["from"]
+                            && value["from"].as_u64() == footer["from"].parse().ok()
                     });
                     let found = found.unwrap_or_else(|| panic!("nothing of {footer:?}"));
                     for column in ["end", "rows", "failed"] {

@@ -2,6 +2,7 @@
 //! brokers that are, too. Where Java or Maven are missing these tests are skipped and say so; with `LM4LV_REQUIRE_KAFKA=1`
 //! they fail instead.
 
+#![expect(clippy::single_range_in_vec_init, reason = "lists of ranges are meant")]
 #![expect(clippy::unwrap_used, reason = "the helpers of tests are tests")]
 
 mod broker;

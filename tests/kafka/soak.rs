@@ -146,16 +146,16 @@ impl Round {
         assert_eq!(failed, 0, "{}", said("failed rows"));
         let parts = job.footers().len();
         // Past the harness, which shows what a test prints only if it fails.
+        let mut past = std::io::stderr();
         writeln!(
-            std::io::stderr(),
+            past,
             "soak: seed {}: {} rows of {} partitions in {parts} parts, each once; {kills} workers killed, {freezes} frozen, {leaves} asked \
              to leave, the broker killed {outages} times; {:.0} s",
             self.seed,
             self.messages,
             self.partitions,
             began.elapsed().as_secs_f64()
-        )
-        .unwrap();
+        ).unwrap();
     }
 }
 
