@@ -17,6 +17,7 @@ mod job;
 mod messages;
 mod outage;
 mod publish;
+mod restore;
 mod runs;
 mod soak;
 mod worker;

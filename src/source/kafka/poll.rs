@@ -804,7 +804,7 @@ impl Poller {
             .state
             .slots
             .iter()
-            .filter(|slot| slot.owned)
+            .filter(|slot| slot.owned && slot.reading.is_some())
             .map(|slot| (slot.partition.clone(), slot.newest()))
             .collect();
         let mut health = self.health();
