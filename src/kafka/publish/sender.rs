@@ -101,7 +101,8 @@ impl Sender {
         record.key = (!key.is_empty()).then_some(key);
         record.payload = (!payload.is_empty()).then_some(payload);
         while let Err((error, back)) = self.producer.send(record) {
-            if error.rdkafka_error_code() != Some(Code::QueueFull) {
+            // A producer that was shut out empties its queue no more.
+            if error.rdkafka_error_code() != Some(Code::QueueFull) || self.is_over() {
                 return Err(self.failed(&error));
             }
             record = back;
@@ -142,11 +143,16 @@ impl Sender {
                 _ => false,
             };
             self.producer.poll(Duration::ZERO);
-            if !is_waiting || asked.elapsed() > PATIENCE {
+            if !is_waiting || self.is_over() || asked.elapsed() > PATIENCE {
                 return Err(self.failed(&error));
             }
             refused(&self.producer.context().hearing)?;
         }
+    }
+
+    /// True after an error that this producer cannot outlive.
+    fn is_over(&self) -> bool {
+        self.producer.client().fatal_error().is_some()
     }
 
     /// What an error means, once librdkafka was asked for the one behind it.
