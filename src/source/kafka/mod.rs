@@ -130,6 +130,7 @@ impl Source for KafkaSource {
             told = self.events.recv(), if hungry => told,
         };
         let Some((event, bytes)) = told else { return Err(Error::Bug("the polling thread has gone".into())) };
+        self.backlog.taken.fetch_add(1, Relaxed);
         if let Ok(Some(Event::Records { records, .. })) = &event {
             self.backlog.records.fetch_sub(records.len() as u64, Relaxed);
             self.backlog.bytes.fetch_sub(bytes, Relaxed);

@@ -32,9 +32,9 @@ const POLL: Duration = Duration::from_millis(20);
 const BATCH: usize = 1000;
 const BATCH_BYTES: u64 = 4 << 20;
 /// Records, and their bytes, that may wait for the driver.
-const MAX_RECORDS: u64 = 8000;
+const MAX_RECORDS: u64 = 20_000;
 const MAX_BYTES: u64 = 48 << 20;
-/// A driver that is behind for longer than this has its partitions paused, which throws away what was fetched ahead.
+/// A driver that is behind and takes nothing for longer than this has its partitions paused.
 const STALL: Duration = Duration::from_secs(1);
 /// For so long an assignment waits for the chains' ends.
 const ASSIGN_WITHIN: Duration = Duration::from_secs(5);
@@ -70,6 +70,8 @@ pub(super) enum Command {
 pub(super) struct Backlog {
     pub(super) records: AtomicU64,
     pub(super) bytes: AtomicU64,
+    /// Events taken so far.
+    pub(super) taken: AtomicU64,
 }
 
 /// An event (`None`: nothing more will come), and the bytes of its records.
@@ -176,6 +178,8 @@ pub(super) struct State {
     /// When it was told of all of them.
     committed_at: Option<Instant>,
     stalled: Option<Instant>,
+    /// Events that the driver had taken when last looked at.
+    taken: u64,
     paused: bool,
     /// Topics that are not there, and since when.
     gone: BTreeMap<String, Instant>,
@@ -587,6 +591,11 @@ impl Poller {
     fn is_behind(&mut self) -> bool {
         let (records, bytes) = (self.backlog.records.load(Relaxed), self.backlog.bytes.load(Relaxed));
         if records > MAX_RECORDS || bytes > MAX_BYTES {
+            // One that takes something now and then is busy, not stuck; pausing would only throw away what was fetched ahead.
+            let taken = self.backlog.taken.load(Relaxed);
+            if std::mem::replace(&mut self.state.taken, taken) != taken {
+                self.state.stalled = None;
+            }
             let since = *self.state.stalled.get_or_insert_with(Instant::now);
             self.state.paused |= since.elapsed() > STALL;
             return !self.state.paused;
