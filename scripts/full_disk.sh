@@ -39,10 +39,10 @@ if [ -e "$out/dataset/.lm4lv/plan.json" ]; then
     exit 1
 fi
 # Room for the plan and some parts.
-mount -o remount,size=400k "$out"
+mount -o remount,size=5m "$out"
 run 74
 "$binary" verify "$out/dataset" >/dev/null
-parts=$(find "$out/dataset/data" -name '*.parquet' | wc -l)
+parts=$(find "$out/dataset" -name '*.parquet' | wc -l)
 run 74
 echo "$parts parts on a full disk"
 mount -o remount,size=64m "$out"
