@@ -124,7 +124,6 @@ fn a_publisher_that_is_killed_is_gone_on_with() {
         std::thread::sleep(Duration::from_millis(random * 4 + round * 50));
         if worker.ended().is_some() {
             worker.expect(0, 1);
-            assert!(worker.log().contains("were there before"), "{}", worker.log());
             break;
         }
         // One of three is asked to stop.
