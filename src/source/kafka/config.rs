@@ -236,6 +236,8 @@ impl KafkaConfig {
             // What is fetched ahead lies outside `run.memory_mib`.
             ("queued.max.messages.kbytes", "16384"),
             ("fetch.message.max.bytes", "4194304"),
+            // Once that is full; librdkafka's own second would leave us idle for most of it.
+            ("fetch.queue.backoff.ms", "10"),
             ("topic.metadata.refresh.interval.ms", "60000"),
         ];
         if self.properties.get("group.protocol").is_none_or(|protocol| !protocol.eq_ignore_ascii_case("consumer")) {
