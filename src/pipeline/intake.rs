@@ -173,6 +173,27 @@ struct Drain {
     because: Option<Error>,
 }
 
+impl State {
+    /// The next record of an epoch that still counts, with that and its number in it.
+    fn next_record(&mut self) -> Option<(Record, u64, u64)> {
+        loop {
+            let (epoch, record) = self.pending.pop()?;
+            let lane = self.lanes.get_mut(&record.position.partition).filter(|lane| lane.epoch == epoch);
+            let Some(lane) = lane else { continue };
+            lane.unpublished.admit(record.position.offset, self.clock.now);
+            let seq = lane.seq;
+            lane.seq += 1;
+            return Some((record, epoch, seq));
+        }
+    }
+
+    /// How many records of the partition were read in this epoch; `None` if it counts no more.
+    fn items(&self, partition: &Partition, epoch: u64) -> Option<u64> {
+        let lane = self.lanes.get(partition).filter(|lane| lane.epoch == epoch)?;
+        Some(lane.seq + self.pending.count(partition, epoch))
+    }
+}
+
 impl<S: Source> Intake<S> {
     /// Runs to the end, or until `stop` resolves and what is in flight has been published.
     pub(crate) async fn run(mut self, stop: impl Future<Output = ()>) -> Result<Ended> {
@@ -282,15 +303,9 @@ impl<S: Source> Intake<S> {
             if self.flow.held.queued.load(Relaxed) > self.max_queued {
                 return;
             }
-            let Some((epoch, record)) = self.state.pending.pop() else { return };
-            let Some(lane) = self.state.lanes.get_mut(&record.position.partition).filter(|lane| lane.epoch == epoch)
-            else {
-                continue;
-            };
-            lane.unpublished.admit(record.position.offset, self.state.clock.now);
+            let Some((record, epoch, seq)) = self.state.next_record() else { return };
             let _weight = Weight::new(&self.state.fetching, record.bytes());
-            let admitted = Admitted { record: Arc::new(record), epoch, seq: lane.seq, _weight };
-            lane.seq += 1;
+            let admitted = Admitted { record: Arc::new(record), epoch, seq, _weight };
             let loader = Arc::clone(&loader);
             self.state.fetches.push(Box::pin(async move {
                 let fetched = loader.fetch(&admitted.record).await;
@@ -309,15 +324,11 @@ impl<S: Source> Intake<S> {
             let (mut works, mut bytes) = (Vec::new(), 0);
             while works.len() < TOGETHER
                 && bytes < BYTES_TOGETHER
-                && let Some((epoch, record)) = self.state.pending.pop()
+                && let Some((record, epoch, seq)) = self.state.next_record()
             {
-                let lane = self.state.lanes.get_mut(&record.position.partition).filter(|lane| lane.epoch == epoch);
-                let Some(lane) = lane else { continue };
                 bytes += record.bytes();
-                lane.unpublished.admit(record.position.offset, self.state.clock.now);
                 let fetched = Fetched::from_bytes(Bytes::new());
-                works.push(Work { record: Arc::new(record), epoch, seq: lane.seq, fetched, provisional: None });
-                lane.seq += 1;
+                works.push(Work { record: Arc::new(record), epoch, seq, fetched, provisional: None });
             }
             if works.is_empty() {
                 return;
@@ -474,14 +485,12 @@ impl<S: Source> Intake<S> {
                 self.state.pending.extend(epoch, records);
             }
             Event::Gap { partition, epoch, next, reason } => {
-                if let Some(lane) = self.state.lanes.get(&partition).filter(|lane| lane.epoch == epoch) {
-                    let items = lane.seq + self.state.pending.count(&partition, epoch);
+                if let Some(items) = self.state.items(&partition, epoch) {
                     self.tell(Delivery::Gap { partition, epoch, items, next, reason }).await?;
                 }
             }
             Event::End { partition, epoch, next } => {
-                if let Some(lane) = self.state.lanes.get(&partition).filter(|lane| lane.epoch == epoch) {
-                    let items = lane.seq + self.state.pending.count(&partition, epoch);
+                if let Some(items) = self.state.items(&partition, epoch) {
                     self.tell(Delivery::End { partition: partition.clone(), epoch, items, next }).await?;
                     if let Some(lane) = self.state.lanes.get_mut(&partition) {
                         lane.end = Some(next);

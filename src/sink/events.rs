@@ -6,8 +6,7 @@
 
 use std::collections::BTreeMap;
 
-use arrow::array::{Array, AsArray, RecordBatch};
-use arrow::datatypes::{DataType, Float64Type, Int32Type, Int64Type};
+use arrow::array::RecordBatch;
 use futures::TryStreamExt;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -19,6 +18,7 @@ use super::read::StoredPart;
 use crate::error::{Error, Result};
 use crate::kafka::Connection;
 use crate::kafka::producer::{Outgoing, Producer};
+use crate::report::json::value as cell;
 use crate::store::Folder;
 
 /// Rows told at once.
@@ -157,6 +157,7 @@ fn of_rows(footer: &Footer, batch: &RecordBatch) -> Vec<Outgoing> {
             value.insert("dataset".into(), json!(footer.dataset));
             value.insert("partition".into(), json!(footer.partition));
             for (field, column) in batch.schema().fields().iter().zip(batch.columns()) {
+                // Infinite scores (identical images) are null: JSON has no such number.
                 value.insert(field.name().clone(), cell(column, row));
             }
             let at = |name: &str| value.get(name).cloned().unwrap_or_default();
@@ -164,18 +165,4 @@ fn of_rows(footer: &Footer, batch: &RecordBatch) -> Vec<Outgoing> {
             Outgoing { key, value: Value::Object(value).to_string().into_bytes() }
         })
         .collect()
-}
-
-/// Infinite scores (identical images) are null: JSON has no such number.
-fn cell(column: &dyn Array, row: usize) -> Value {
-    if column.is_null(row) {
-        return Value::Null;
-    }
-    match column.data_type() {
-        DataType::Utf8 => json!(column.as_string::<i32>().value(row)),
-        DataType::Int32 => json!(column.as_primitive::<Int32Type>().value(row)),
-        DataType::Int64 => json!(column.as_primitive::<Int64Type>().value(row)),
-        DataType::Float64 => json!(column.as_primitive::<Float64Type>().value(row)),
-        _ => Value::Null,
-    }
 }

@@ -10,7 +10,7 @@ use arrow::array::{
     StringBuilder, StructArray, TimestampMicrosecondBuilder, new_null_array,
 };
 use arrow::buffer::{NullBuffer, OffsetBuffer};
-use arrow::datatypes::{DataType, Field, SchemaRef};
+use arrow::datatypes::{DataType, Field, Fields, SchemaRef};
 use arrow::error::ArrowError;
 use bytes::Bytes;
 
@@ -223,11 +223,19 @@ fn headers(rows: &[Row<'_>]) -> Result<ArrayRef, ArrowError> {
         values.append_option(value.as_ref());
     }
     let arrays: Vec<ArrayRef> = vec![Arc::new(keys.finish()), Arc::new(values.finish())];
+    list_of(header_fields(), arrays, rows.iter().map(|row| item_headers(row.0).len()))
+}
+
+/// Structs with these columns, so many of them to each row.
+fn list_of(
+    fields: Fields,
+    arrays: Vec<ArrayRef>,
+    lengths: impl Iterator<Item = usize>,
+) -> Result<ArrayRef, ArrowError> {
     let length = arrays[0].len();
-    let values = StructArray::try_new_with_length(header_fields(), arrays, None, length)?;
-    let offsets = OffsetBuffer::from_lengths(rows.iter().map(|row| item_headers(row.0).len()));
-    let item = Arc::new(Field::new("item", DataType::Struct(header_fields()), true));
-    Ok(Arc::new(ListArray::try_new(item, offsets, Arc::new(values), None)?))
+    let values = StructArray::try_new_with_length(fields.clone(), arrays, None, length)?;
+    let item = Arc::new(Field::new("item", DataType::Struct(fields), true));
+    Ok(Arc::new(ListArray::try_new(item, OffsetBuffer::from_lengths(lengths), Arc::new(values), None)?))
 }
 
 fn item_headers(item: &Item) -> &[(String, Option<Bytes>)] {
@@ -245,11 +253,7 @@ fn ops(rows: &[Row<'_>]) -> Result<ArrayRef, ArrowError> {
     }
     let arrays: Vec<ArrayRef> =
         vec![Arc::new(step.finish()), Arc::new(op.finish()), Arc::new(version.finish()), Arc::new(params.finish())];
-    let length = arrays[0].len();
-    let values = StructArray::try_new_with_length(op_fields(), arrays, None, length)?;
-    let offsets = OffsetBuffer::from_lengths(rows.iter().map(|(_, sample)| sample.ops.len()));
-    let item = Arc::new(Field::new("item", DataType::Struct(op_fields()), true));
-    Ok(Arc::new(ListArray::try_new(item, offsets, Arc::new(values), None)?))
+    list_of(op_fields(), arrays, rows.iter().map(|(_, sample)| sample.ops.len()))
 }
 
 /// Kept column number `index`, each position's value repeated for its variants.
