@@ -24,6 +24,10 @@ use lm4lv::sink::config::Encoding;
 use lm4lv::sink::{Encode, ImageColumn, SinkConfig};
 use lm4lv::stage::Stage;
 
+/// The program's.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn main() {

@@ -1,28 +1,55 @@
-//! Kernels compiled twice, the faster chosen when they run.
+//! Kernels compiled three times, the fastest chosen when they run.
 //!
-//! A program for every x86-64 processor may use 128-bit vectors only; nearly all in use have 256-bit ones (AVX2). A function
-//! in [`vectorised!`] is compiled for both, and the processor is asked once. Both come from one source of IEEE additions,
-//! multiplications, divisions and square roots and of integers; Rust neither reorders nor fuses them, so the bits are the
-//! same. Elsewhere (NEON on 64-bit ARM is always there) the plain function is all there is.
+//! A program for every x86-64 processor may use 128-bit vectors only; nearly all in use have 256-bit ones (AVX2), many in servers
+//! 512-bit ones (AVX-512). A function in [`vectorised!`] is compiled for each, and the processor is asked once. All come from one
+//! source of IEEE additions, multiplications, divisions and square roots and of integers; Rust neither reorders nor fuses them, so
+//! the bits are the same. Elsewhere (NEON on 64-bit ARM is always there) the plain function is all there is.
 //!
-//! `LM4LV_VECTORS=portable` in the environment makes every processor take the plain one, to compare.
+//! `LM4LV_VECTORS=portable`, or `avx2`, in the environment makes every processor take those at most, to compare.
 
-/// Whether kernels may use AVX2.
+/// The vectors that a kernel may use.
 #[cfg(target_arch = "x86_64")]
-pub(crate) fn avx2() -> bool {
-    static AVX2: std::sync::LazyLock<bool> = std::sync::LazyLock::new(|| {
-        std::env::var_os("LM4LV_VECTORS").is_none_or(|how| how != "portable")
-            && is_x86_feature_detected!("avx2")
-            && is_x86_feature_detected!("bmi1")
-            && is_x86_feature_detected!("bmi2")
-    });
-    *AVX2
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Vectors {
+    /// 128 bits.
+    Portable,
+    /// 256 bits.
+    Avx2,
+    /// 512 bits.
+    Avx512,
 }
 
-/// Defines functions that are compiled twice (see the module). What they call must be `#[inline(always)]` to be in both.
+/// The widest vectors that this processor has and the environment allows.
+#[cfg(target_arch = "x86_64")]
+pub(crate) fn vectors() -> Vectors {
+    static VECTORS: std::sync::LazyLock<Vectors> = std::sync::LazyLock::new(|| {
+        let most = match std::env::var("LM4LV_VECTORS").as_deref() {
+            Ok("portable") => Vectors::Portable,
+            Ok("avx2") => Vectors::Avx2,
+            _ => Vectors::Avx512,
+        };
+        let avx2 =
+            is_x86_feature_detected!("avx2") && is_x86_feature_detected!("bmi1") && is_x86_feature_detected!("bmi2");
+        let avx512 = is_x86_feature_detected!("avx512f")
+            && is_x86_feature_detected!("avx512bw")
+            && is_x86_feature_detected!("avx512dq")
+            && is_x86_feature_detected!("avx512vl");
+        let has = if avx2 && avx512 {
+            Vectors::Avx512
+        } else if avx2 {
+            Vectors::Avx2
+        } else {
+            Vectors::Portable
+        };
+        has.min(most)
+    });
+    *VECTORS
+}
+
+/// Defines functions that are compiled three times (see the module). What they call must be `#[inline(always)]` to be in each.
 ///
 /// Where compilers do not see that bytes only change places or that an instruction does it all, `=> avx2 { … }` behind the
-/// body is compiled in its place for processors with AVX2, written with their (safe) intrinsics; it must give the same bits.
+/// body is compiled in its place for processors with AVX2 and more, written with their (safe) intrinsics; it must give the same bits.
 macro_rules! vectorised {
     ($($(#[$meta:meta])* $vis:vis fn $name:ident $(<const $n:ident: $of:ty>)? ($($arg:ident: $ty:ty),* $(,)?) $(-> $out:ty)? $body:block $(=> avx2 $fast:block)?)+) => {$(
         $(#[$meta])*
@@ -36,10 +63,17 @@ macro_rules! vectorised {
                 fn with_avx2 $(<const $n: $of>)? ($($arg: $ty),*) $(-> $out)? {
                     $crate::vectors::first_of!($($fast)? { portable $(::<$n>)? ($($arg),*) })
                 }
+                #[target_feature(enable = "avx2,bmi1,bmi2,avx512f,avx512bw,avx512dq,avx512vl")]
+                fn with_avx512 $(<const $n: $of>)? ($($arg: $ty),*) $(-> $out)? {
+                    $crate::vectors::first_of!($($fast)? { portable $(::<$n>)? ($($arg),*) })
+                }
 
-                if $crate::vectors::avx2() {
-                    #[expect(unsafe_code, reason = "the processor has what `with_avx2` was compiled for: it was asked")]
-                    return unsafe { with_avx2 $(::<$n>)? ($($arg),*) };
+                match $crate::vectors::vectors() {
+                    #[expect(unsafe_code, reason = "the processor has what it was compiled for: it was asked")]
+                    $crate::vectors::Vectors::Avx512 => return unsafe { with_avx512 $(::<$n>)? ($($arg),*) },
+                    #[expect(unsafe_code, reason = "the processor has what it was compiled for: it was asked")]
+                    $crate::vectors::Vectors::Avx2 => return unsafe { with_avx2 $(::<$n>)? ($($arg),*) },
+                    $crate::vectors::Vectors::Portable => {}
                 }
             }
             portable $(::<$n>)? ($($arg),*)
@@ -99,11 +133,17 @@ pub(crate) const fn shuffle_of(from: [u8; 48]) -> Shuffle {
 #[inline]
 #[target_feature(enable = "avx2,bmi1,bmi2")]
 pub(crate) fn shuffle(bytes: [u8; 48], how: &Shuffle) -> [u8; 48] {
+    // No `map`: it is compiled for every processor, and so stays a call.
+    bytemuck::cast([picked(bytes, &how[0]), picked(bytes, &how[1]), picked(bytes, &how[2])])
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+#[target_feature(enable = "avx2,bmi1,bmi2")]
+fn picked(bytes: [u8; 48], masks: &[[u8; 16]; 3]) -> std::arch::x86_64::__m128i {
     use std::arch::x86_64::{__m128i, _mm_or_si128, _mm_shuffle_epi8};
-    let bytes: [__m128i; 3] = bytemuck::cast(bytes);
-    bytemuck::cast(how.map(|masks| {
-        let [a, b, c] = bytemuck::cast::<_, [__m128i; 3]>(masks);
-        let [a, b, c] = [(0, a), (1, b), (2, c)].map(|(i, mask)| _mm_shuffle_epi8(bytes[i], mask));
-        _mm_or_si128(_mm_or_si128(a, b), c)
-    }))
+    let [a, b, c]: [__m128i; 3] = bytemuck::cast(bytes);
+    let [to_a, to_b, to_c]: [__m128i; 3] = bytemuck::cast(*masks);
+    let ab = _mm_or_si128(_mm_shuffle_epi8(a, to_a), _mm_shuffle_epi8(b, to_b));
+    _mm_or_si128(ab, _mm_shuffle_epi8(c, to_c))
 }

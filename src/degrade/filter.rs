@@ -73,6 +73,9 @@ pub(crate) fn separable(image: &mut Planes, across: &Taps, down: &Taps) {
     let slots = (2 * radius + 1).min(h);
     let mut ring = vec![0.0f32; slots * w];
     let mut padded = vec![0.0f32; w + 2 * across.radius()];
+    // Where the ring has row y − radius.
+    let places = (0..h + 2 * radius).map(|y| reflect101(y as isize - radius as isize, h) % slots * w);
+    let places: Vec<usize> = places.collect();
     for channel in 0..3 {
         let plane = image.plane_mut(channel);
         let mut next = 0;
@@ -83,17 +86,10 @@ pub(crate) fn separable(image: &mut Planes, across: &Taps, down: &Taps) {
                 filter_row(&padded, &across.0, &mut ring[slot..slot + w]);
                 next += 1;
             }
-            let rows: Vec<(&[f32], &[f32], f32)> = (1..=radius)
-                .map(|i| {
-                    let row = |y: isize| {
-                        let slot = reflect101(y, h) % slots * w;
-                        &ring[slot..slot + w]
-                    };
-                    (row(y as isize - i as isize), row((y + i) as isize), down.0[i])
-                })
-                .collect();
-            let centre = y % slots * w;
-            combine_rows(&ring[centre..centre + w], down.0[0], &rows, &mut plane[y * w..(y + 1) * w]);
+            let row = |y: usize| &ring[places[y]..][..w];
+            let rows = (1..=radius).map(|i| (row(y + radius - i), row(y + radius + i), down.0[i]));
+            let rows: Vec<(&[f32], &[f32], f32)> = rows.collect();
+            combine_rows(row(y + radius), down.0[0], &rows, &mut plane[y * w..(y + 1) * w]);
         }
     }
 }

@@ -175,33 +175,55 @@ impl Turned {
     /// What [`Self::sample`] makes of the nearest pixels, in levels.
     fn nearest(&self, image: &Image, fill: u8) -> Result<Image, String> {
         let [w, h] = [self.from.width, self.from.height];
-        let pixels = image.pixels();
+        let bytes = image.as_bytes();
         let mut data = vec![fill; self.to.pixels() * 3];
-        let rows = data.as_chunks_mut().0.chunks_exact_mut(self.to.width as usize);
+        let rows = data.chunks_exact_mut(self.to.width as usize * 3);
         let steps = [self.cos, -self.sin]
             .map(|slope| std::array::from_fn(|i| (slope * i as f64 * f64::from(UNIT)).round() as i32) as [i32; RUN]);
         let [mut columns, mut lines] = [[0; RUN]; 2];
+        let mut places = [0; RUN];
         for (y, row) in rows.enumerate() {
             let dy = y as f64 + 0.5 - f64::from(self.to.height) / 2.0;
-            for (run, from) in row.chunks_mut(RUN).zip((0..).step_by(RUN)) {
+            for (run, from) in row.chunks_mut(RUN * 3).zip((0..).step_by(RUN)) {
                 let dx = f64::from(from) + 0.5 - f64::from(self.to.width) / 2.0;
-                step(dx, [self.cos, self.sin * dy, f64::from(w) / 2.0], &steps[0], &mut columns);
-                step(dx, [-self.sin, self.cos * dy, f64::from(h) / 2.0], &steps[1], &mut lines);
+                let count = run.len() / 3;
+                let across = [self.cos, self.sin * dy, f64::from(w) / 2.0];
+                let down = [-self.sin, self.cos * dy, f64::from(h) / 2.0];
+                if is_beside(dx, across, count, w) || is_beside(dx, down, count, h) {
+                    continue;
+                }
+                step(dx, across, &steps[0], &mut columns);
+                step(dx, down, &steps[1], &mut lines);
+                index(&columns, &lines, w, &mut places);
                 // A negative one is too great, seen as unsigned.
-                let inside = |i: usize| (columns[i] as u32) < w && (lines[i] as u32) < h;
-                // Both grow or shrink along the run: inside at both ends is inside.
-                if inside(0) && inside(run.len() - 1) {
-                    for ((to, x), y) in run.iter_mut().zip(&columns).zip(&lines) {
-                        *to = pixels[*y as usize * w as usize + *x as usize];
-                    }
-                } else {
-                    for (i, to) in run.iter_mut().enumerate().filter(|(i, _)| inside(*i)) {
-                        *to = pixels[lines[i] as usize * w as usize + columns[i] as usize];
-                    }
+                let inside = |i: &usize| (columns[*i] as u32) < w && (lines[*i] as u32) < h;
+                // Both grow or shrink along the run: between two that are inside, all are.
+                if let (Some(first), Some(last)) = ((0..count).find(inside), (0..count).rfind(inside)) {
+                    gather(bytes, &places[first..=last], &mut run[first * 3..=last * 3 + 2]);
                 }
             }
         }
         Image::from_rgb(self.to, data).ok_or_else(|| WRONG_SIZE.into())
+    }
+}
+
+/// Whether a run of `count` lies wholly on one side of an image of `n` pixels on this axis (see [`along`]), by a pixel at least.
+fn is_beside(dx: f64, [slope, rest, middle]: [f64; 3], count: usize, n: u32) -> bool {
+    let first = slope * dx + rest + middle;
+    let last = first + slope * (count - 1) as f64;
+    first.max(last) < -1.0 || first.min(last) > f64::from(n) + 1.0
+}
+
+/// Copies the pixels at `places` of an image to `run`: four bytes at a time, of which the next pixel overwrites the last.
+#[inline(always)]
+fn gather(bytes: &[u8], places: &[u32], run: &mut [u8]) {
+    for (i, place) in places.iter().enumerate() {
+        let from = *place as usize * 3;
+        match (bytes[from..].first_chunk::<4>(), run[i * 3..].first_chunk_mut::<4>()) {
+            (Some(four), Some(to)) => *to = *four,
+            // The last of the image, or of the run.
+            _ => run[i * 3..][..3].copy_from_slice(&bytes[from..from + 3]),
+        }
     }
 }
 
@@ -276,6 +298,13 @@ vectorised! {
             doubt |= i32::from((place + DOUBT) & (UNIT - 1) < 2 * DOUBT);
         }
         doubt == 0
+    }
+
+    /// Which pixels of an image of `width` those are, counted row by row; of those outside nothing is said.
+    fn index(columns: &[i32; RUN], lines: &[i32; RUN], width: u32, places: &mut [u32; RUN]) {
+        for ((place, column), line) in places.iter_mut().zip(columns).zip(lines) {
+            *place = (*line as u32).wrapping_mul(width).wrapping_add(*column as u32);
+        }
     }
 
     /// The places of a run on one axis: `slope` times the distance from the middle, which is `dx` and grows by 1, plus `rest`

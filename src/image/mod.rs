@@ -213,18 +213,23 @@ vectorised! {
         const WOVEN: Shuffle = shuffle_of(woven());
         let (r, rest) = planes.split_at(pixels.len());
         let (g, b) = rest.split_at(pixels.len());
-        let mut levels = [[0; RUN]; 3];
-        for (((pixels, r), g), b) in pixels.chunks_mut(RUN).zip(r.chunks(RUN)).zip(g.chunks(RUN)).zip(b.chunks(RUN)) {
-            let [red, green, blue] = &mut levels;
-            narrow(r, offset, red);
-            narrow(g, offset, green);
-            narrow(b, offset, blue);
-            let [red, green, blue] = [red, green, blue].map(|levels| levels.as_chunks::<16>().0);
-            let mut all = [[[0; 3]; 16]; RUN / 16];
-            for (((pixels, r), g), b) in all.iter_mut().zip(red).zip(green).zip(blue) {
-                *pixels = bytemuck::cast(shuffle(bytemuck::cast([*r, *g, *b]), &WOVEN));
+        let [mut red, mut green, mut blue] = [[0; RUN]; 3];
+        let (blocks, rest) = pixels.as_chunks_mut::<RUN>();
+        let done = blocks.len() * RUN;
+        for (i, block) in blocks.iter_mut().enumerate() {
+            narrow(&r[i * RUN..][..RUN], offset, &mut red);
+            narrow(&g[i * RUN..][..RUN], offset, &mut green);
+            narrow(&b[i * RUN..][..RUN], offset, &mut blue);
+            for (j, pixels) in block.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                let channels = [red.as_chunks::<16>().0[j], green.as_chunks::<16>().0[j], blue.as_chunks::<16>().0[j]];
+                *pixels = bytemuck::cast(shuffle(bytemuck::cast(channels), &WOVEN));
             }
-            pixels.copy_from_slice(&all.as_flattened()[..pixels.len()]);
+        }
+        narrow(&r[done..], offset, &mut red);
+        narrow(&g[done..], offset, &mut green);
+        narrow(&b[done..], offset, &mut blue);
+        for (i, pixel) in rest.iter_mut().enumerate() {
+            *pixel = [red[i], green[i], blue[i]];
         }
     }
 }

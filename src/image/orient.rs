@@ -54,9 +54,9 @@ impl Turn {
 
 /// What is moved: a pixel, or one channel's value.
 pub(crate) trait Cell: Copy + Default {
-    /// `from` backwards.
-    fn reverse(from: &[Self], to: &mut [Self]) {
-        to.iter_mut().zip(from.iter().rev()).for_each(|(to, from)| *to = *from);
+    /// Appends `from` backwards.
+    fn reverse(from: &[Self], to: &mut Vec<Self>) {
+        to.extend(from.iter().rev());
     }
 
     /// Stands the columns of `rows`, all of one width, on their side, from column `done` on: column `x` goes to
@@ -73,7 +73,7 @@ pub(crate) trait Cell: Copy + Default {
 impl Cell for f32 {}
 
 impl Cell for [u8; 3] {
-    fn reverse(from: &[Self], to: &mut [Self]) {
+    fn reverse(from: &[Self], to: &mut Vec<Self>) {
         reverse_pixels(from, to);
     }
 
@@ -110,16 +110,11 @@ pub(crate) fn turned<T: Cell>(from: &[T], width: usize, turn: Turn) -> Vec<T> {
     let rows = from.chunks_exact(width);
     // Appended, not written over zeros: those would take as long again.
     let mut to = Vec::with_capacity(from.len());
-    let mut line = vec![T::default(); width];
-    let mut mirrored = |row: &[T], to: &mut Vec<T>| {
-        T::reverse(row, &mut line);
-        to.extend_from_slice(&line);
-    };
     match turn {
         Turn::None => to.extend_from_slice(from),
         Turn::FlipVertical => rows.rev().for_each(|row| to.extend_from_slice(row)),
-        Turn::FlipHorizontal => rows.for_each(|row| mirrored(row, &mut to)),
-        Turn::Rotate180 => rows.rev().for_each(|row| mirrored(row, &mut to)),
+        Turn::FlipHorizontal => rows.for_each(|row| T::reverse(row, &mut to)),
+        Turn::Rotate180 => T::reverse(from, &mut to),
         Turn::Transpose => return stood(from, width, false, false),
         Turn::Rotate90 => return stood(from, width, true, false),
         Turn::Rotate270 => return stood(from, width, false, true),
@@ -155,31 +150,17 @@ fn stood<T: Cell>(from: &[T], width: usize, upwards: bool, last: bool) -> Vec<T>
 }
 
 vectorised! {
-    /// Five pixels at a time, and a byte that the next five overwrite.
-    fn reverse_pixels(from: &[[u8; 3]], to: &mut [[u8; 3]]) {
-        const STEP: usize = 15;
-        let (from, to) = (from.as_flattened(), to.as_flattened_mut());
-        let mut done = 0;
-        while let Some(p) = from[..from.len() - done].last_chunk::<16>() {
-            let five = [p[13], p[14], p[15], p[10], p[11], p[12], p[7], p[8], p[9], p[4], p[5], p[6], p[1], p[2], p[3], p[0]];
-            to[done..done + 16].copy_from_slice(&five);
-            done += STEP;
-        }
-        let rest = from.len() - done;
-        for (to, from) in to[done..].as_chunks_mut::<3>().0.iter_mut().zip(from[..rest].as_chunks().0.iter().rev()) {
-            *to = *from;
-        }
+    fn reverse_pixels(from: &[[u8; 3]], to: &mut Vec<[u8; 3]>) {
+        to.extend(from.iter().rev());
     } => avx2 {
         use crate::vectors::{Shuffle, shuffle, shuffle_of};
         const BACKWARDS: Shuffle = shuffle_of(backwards());
         let (rest, blocks) = from.as_rchunks::<16>();
-        let (blocks_to, rest_to) = to.as_chunks_mut::<16>();
-        for (to, from) in blocks_to.iter_mut().zip(blocks.iter().rev()) {
-            *to = bytemuck::cast(shuffle(bytemuck::cast(*from), &BACKWARDS));
+        for block in blocks.iter().rev() {
+            let block: [[u8; 3]; 16] = bytemuck::cast(shuffle(bytemuck::cast(*block), &BACKWARDS));
+            to.extend_from_slice(&block);
         }
-        for (to, from) in rest_to.iter_mut().zip(rest.iter().rev()) {
-            *to = *from;
-        }
+        to.extend(rest.iter().rev());
     }
 
     /// How many columns it stood on their side.
@@ -200,10 +181,11 @@ vectorised! {
         for x in (0..columns).step_by(4) {
             let mut columns = [[[0u8; 12]; 4]; 4];
             for (quarter, rows) in rows.as_chunks::<4>().0.iter().enumerate() {
-                let [a, b, c, d] = rows.map(|row| {
-                    let bytes: __m128i = bytemuck::pod_read_unaligned(&row[x * 3..x * 3 + 16]);
-                    _mm_shuffle_epi8(bytes, widen)
-                });
+                let pixels = |row: &[u8]| bytemuck::pod_read_unaligned::<__m128i>(&row[x * 3..x * 3 + 16]);
+                let a = _mm_shuffle_epi8(pixels(rows[0]), widen);
+                let b = _mm_shuffle_epi8(pixels(rows[1]), widen);
+                let c = _mm_shuffle_epi8(pixels(rows[2]), widen);
+                let d = _mm_shuffle_epi8(pixels(rows[3]), widen);
                 let (ab, cd) = (_mm_unpacklo_epi32(a, b), _mm_unpacklo_epi32(c, d));
                 let (ab_right, cd_right) = (_mm_unpackhi_epi32(a, b), _mm_unpackhi_epi32(c, d));
                 let stood = [

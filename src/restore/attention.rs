@@ -135,8 +135,9 @@ impl Attention {
         let length = rows.len() / row / batch;
         let mut out = vec![0.0; batch * length * out_row];
         let per_sequence = cache.len() / batch;
-        let parts = (4 * rayon::current_num_threads()).div_ceil(batch);
-        let block = length.div_ceil(parts).clamp(*BLOCK.start(), *BLOCK.end());
+        // Blocks of one size: a short last one would cost more than its share.
+        let parts = (4 * rayon::current_num_threads()).div_ceil(batch).max(length.div_ceil(*BLOCK.end()));
+        let block = length.div_ceil(parts).max(*BLOCK.start());
         let blocks = out.par_chunks_mut(length * out_row).enumerate().flat_map(|(sequence, out)| {
             out.par_chunks_mut(block * out_row).enumerate().map(move |(index, out)| (sequence, index * block, out))
         });

@@ -194,7 +194,7 @@ async fn a_parquet_file_of_hostile_references() {
     std::fs::write(
         dir.join("p.yaml"),
         "source: { parquet: { path: files/refs.parquet } }\n\
-         load: { max_mib: 16, deadline_s: 1.5, retries: 0, allow: [127.0.0.1] }\n\
+         load: { max_mib: 16, deadline_s: 6, retries: 0, allow: [127.0.0.1] }\n\
          degrade: { recipe: [ { gaussian_noise: { sigma: 25 } } ] }\n\
          sink: { dir: out }\nrun: { memory_mib: 64, workers: 2, progress: none }\n",
     )

@@ -1,7 +1,7 @@
 //! Messages of Kafka topics, read as a member of a consumer group.
 //!
 //! Where a partition goes on is the chain's to say: the group's commits are a hint for lag tools and for finding the chain's end
-//! in a long listing. The consumer lives on a thread of its own (`poll.rs`).
+//! in a long listing. The consumer lives on a thread of its own (`poll/`).
 
 use std::collections::BTreeMap;
 use std::sync::atomic::Ordering::Relaxed;
