@@ -64,6 +64,27 @@ fn pad(row: &[f32], radius: usize, padded: &mut [f32]) {
     }
 }
 
+/// Filters `row`: its middle where it lies, its ends in `padded`.
+fn filter_across(row: &[f32], taps: &[f32], padded: &mut [f32], out: &mut [f32]) {
+    let (w, radius) = (row.len(), taps.len() - 1);
+    let middle = LANES..w.saturating_sub(LANES);
+    if middle.len() < LANES || radius > LANES / 2 {
+        pad(row, radius, padded);
+        return filter_row(padded, taps, out);
+    }
+    filter_row(&row[LANES - radius..w - LANES + radius], taps, &mut out[middle]);
+    let reach = LANES + radius;
+    let (first, last) = padded[..2 * (reach + radius)].split_at_mut(reach + radius);
+    first[radius..].copy_from_slice(&row[..reach]);
+    last[..reach].copy_from_slice(&row[w - reach..]);
+    for i in 1..=radius {
+        first[radius - i] = row[i];
+        last[reach - 1 + i] = row[w - 1 - i];
+    }
+    filter_row(first, taps, &mut out[..LANES]);
+    filter_row(last, taps, &mut out[w - LANES..]);
+}
+
 /// Convolves each plane with `across` along rows, then with `down` along columns, in place.
 pub(crate) fn separable(image: &mut Planes, across: &Taps, down: &Taps) {
     let Size { width, height } = image.size();
@@ -81,9 +102,8 @@ pub(crate) fn separable(image: &mut Planes, across: &Taps, down: &Taps) {
         let mut next = 0;
         for y in 0..h {
             while next < h && next <= y + radius {
-                pad(&plane[next * w..(next + 1) * w], across.radius(), &mut padded);
                 let slot = next % slots * w;
-                filter_row(&padded, &across.0, &mut ring[slot..slot + w]);
+                filter_across(&plane[next * w..(next + 1) * w], &across.0, &mut padded, &mut ring[slot..slot + w]);
                 next += 1;
             }
             let row = |y: usize| &ring[places[y]..][..w];
@@ -246,7 +266,7 @@ mod tests {
         let half = [0.4, 0.2, 0.1];
         let k = 5;
         let kernel: Vec<f64> = (0..25usize).map(|i| half[(i / 5).abs_diff(2)] * half[(i % 5).abs_diff(2)]).collect();
-        for (w, h) in [(1, 1), (1, 37), (70, 3), (37, 41), (2, 2), (64, 5), (150, 20)] {
+        for (w, h) in [(1, 1), (1, 37), (70, 3), (37, 41), (2, 2), (64, 5), (150, 20), (192, 3), (300, 4)] {
             let mut stream = crate::stream::Stream::new(1, "filter", 0, "", "", 0);
             let data: Vec<f32> = (0..w * h * 3).map(|_| stream.unit() as f32).collect();
             let clean = Planes::from_data(Size::new(w as u32, h as u32), data).unwrap();

@@ -155,9 +155,9 @@ impl Planes {
             Rounding::Round => 0.5,
             Rounding::Trunc => 0.0,
         };
-        let mut data = vec![0u8; self.data.len()];
-        levels(&self.data, offset, data.as_chunks_mut().0);
-        Image { size: self.size, data }
+        let mut pixels = Vec::with_capacity(self.size.pixels());
+        levels(&self.data, offset, &mut pixels);
+        Image { size: self.size, data: pixels.into_flattened() }
     }
 
     /// Width and height.
@@ -195,41 +195,33 @@ vectorised! {
         }
     }
 
-    fn levels(planes: &[f32], offset: f32, pixels: &mut [[u8; 3]]) {
-        let (r, rest) = planes.split_at(pixels.len());
-        let (g, b) = rest.split_at(pixels.len());
+    fn levels(planes: &[f32], offset: f32, pixels: &mut Vec<[u8; 3]>) {
+        let count = planes.len() / 3;
         // Narrowed first and then interleaved: both at once is more than a compiler makes good code of.
-        let (mut red, mut green, mut blue) = ([0; RUN], [0; RUN], [0; RUN]);
-        for (((pixels, r), g), b) in pixels.chunks_mut(RUN).zip(r.chunks(RUN)).zip(g.chunks(RUN)).zip(b.chunks(RUN)) {
-            narrow(r, offset, &mut red);
-            narrow(g, offset, &mut green);
-            narrow(b, offset, &mut blue);
-            for (((pixel, r), g), b) in pixels.iter_mut().zip(&red).zip(&green).zip(&blue) {
-                *pixel = [*r, *g, *b];
-            }
+        let [mut red, mut green, mut blue] = [[0; RUN]; 3];
+        for from in (0..count).step_by(RUN) {
+            let run = RUN.min(count - from);
+            narrow(&planes[from..], offset, &mut red);
+            narrow(&planes[count + from..], offset, &mut green);
+            narrow(&planes[2 * count + from..], offset, &mut blue);
+            pixels.extend((0..run).map(|i| [red[i], green[i], blue[i]]));
         }
     } => avx2 {
         use crate::vectors::{Shuffle, shuffle, shuffle_of};
         const WOVEN: Shuffle = shuffle_of(woven());
-        let (r, rest) = planes.split_at(pixels.len());
-        let (g, b) = rest.split_at(pixels.len());
+        let count = planes.len() / 3;
         let [mut red, mut green, mut blue] = [[0; RUN]; 3];
-        let (blocks, rest) = pixels.as_chunks_mut::<RUN>();
-        let done = blocks.len() * RUN;
-        for (i, block) in blocks.iter_mut().enumerate() {
-            narrow(&r[i * RUN..][..RUN], offset, &mut red);
-            narrow(&g[i * RUN..][..RUN], offset, &mut green);
-            narrow(&b[i * RUN..][..RUN], offset, &mut blue);
-            for (j, pixels) in block.as_chunks_mut::<16>().0.iter_mut().enumerate() {
-                let channels = [red.as_chunks::<16>().0[j], green.as_chunks::<16>().0[j], blue.as_chunks::<16>().0[j]];
+        let mut woven = [[0; 3]; RUN];
+        for from in (0..count).step_by(RUN) {
+            let run = RUN.min(count - from);
+            narrow(&planes[from..], offset, &mut red);
+            narrow(&planes[count + from..], offset, &mut green);
+            narrow(&planes[2 * count + from..], offset, &mut blue);
+            for (i, pixels) in woven.as_chunks_mut::<16>().0.iter_mut().enumerate() {
+                let channels = [red.as_chunks::<16>().0[i], green.as_chunks::<16>().0[i], blue.as_chunks::<16>().0[i]];
                 *pixels = bytemuck::cast(shuffle(bytemuck::cast(channels), &WOVEN));
             }
-        }
-        narrow(&r[done..], offset, &mut red);
-        narrow(&g[done..], offset, &mut green);
-        narrow(&b[done..], offset, &mut blue);
-        for (i, pixel) in rest.iter_mut().enumerate() {
-            *pixel = [red[i], green[i], blue[i]];
+            pixels.extend_from_slice(&woven[..run]);
         }
     }
 }
@@ -249,17 +241,24 @@ const fn woven() -> [u8; 48] {
 /// Pixels that are narrowed at once.
 const RUN: usize = 64;
 
+/// The levels of the first values, as many as there are.
 #[inline(always)]
 fn narrow(values: &[f32], offset: f32, levels: &mut [u8; RUN]) {
+    match values.first_chunk::<RUN>() {
+        Some(values) => levels.iter_mut().zip(values).for_each(|(level, value)| *level = narrowed(*value, offset)),
+        None => levels.iter_mut().zip(values).for_each(|(level, value)| *level = narrowed(*value, offset)),
+    }
+}
+
+#[inline(always)]
+fn narrowed(value: f32, offset: f32) -> u8 {
     /// Adding it to a small number rounds that to a whole one, whose bits are then the sum's lowest.
     const WHOLE: f32 = 8_388_608.0;
-    for (level, value) in levels.iter_mut().zip(values) {
-        // Rust's `as u8` saturates, for which CPUs have no vector instruction. (NaN becomes 0 either way.)
-        let value = value.clamp(0.0, 1.0) * 255.0 + offset;
-        let nearest = (value + WHOLE) - WHOLE;
-        let below = if nearest > value { nearest - 1.0 } else { nearest };
-        *level = (below + WHOLE).to_bits() as u8;
-    }
+    // Rust's `as u8` saturates, for which CPUs have no vector instruction. (NaN becomes 0 either way.)
+    let value = value.clamp(0.0, 1.0) * 255.0 + offset;
+    let nearest = (value + WHOLE) - WHOLE;
+    let below = if nearest > value { nearest - 1.0 } else { nearest };
+    (below + WHOLE).to_bits() as u8
 }
 
 /// An image between operations: 8 bits as long as that holds it, so that what moves or replaces whole pixels need not
