@@ -24,13 +24,10 @@ use lm4lv::sink::config::Encoding;
 use lm4lv::sink::{Encode, ImageColumn, SinkConfig};
 use lm4lv::stage::Stage;
 
-/// The program's.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 const ROOT: &str = env!("CARGO_MANIFEST_DIR");
 
 fn main() {
+    lm4lv::allocator::keep_pages();
     for operation in OPERATIONS {
         let name = operation.spec.name;
         assert!(STEPS.iter().any(|step| step.split(':').next() == Some(name)), "{name} is not timed");

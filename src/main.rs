@@ -7,17 +7,13 @@ use std::process::ExitCode;
 use clap::Parser;
 use clap::error::ErrorKind;
 
-/// Keeps the pages of buffers that were given back: glibc returns those of each image to the system, and fetching new ones takes
-/// longer than many an operation.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 /// Wrong usage, as in `sysexits.h`; clap's own 2 means a wrong pipeline file here.
 const USAGE: u8 = 64;
 /// A bug.
 const BUG: u8 = 1;
 
 fn main() -> ExitCode {
+    lm4lv::allocator::keep_pages();
     std::panic::set_hook(Box::new(|panic| {
         // What a decoder makes of a hostile file is told in its row.
         if !lm4lv::load::is_decoding() {
