@@ -12,6 +12,9 @@ use crate::vectors::vectorised;
 /// Pixels that are summed side by side.
 const LANES: usize = 64;
 
+/// Values in a cache line.
+const LINE: usize = 16;
+
 /// A tap this much weaker than the strongest changes no f32 sum of pixels.
 const NEGLIGIBLE: f64 = 1.0 / 16_777_216.0;
 
@@ -92,17 +95,21 @@ pub(crate) fn separable(image: &mut Planes, across: &Taps, down: &Taps) {
     // Rows filtered across, in a ring: row y stands in slot y mod slots. An output row needs `radius` rows on both sides.
     let radius = down.radius();
     let slots = (2 * radius + 1).min(h);
-    let mut ring = vec![0.0f32; slots * w];
+    // Each row begins where a cache line does: a load that lies in two of them takes twice as long.
+    let stride = w.next_multiple_of(LINE);
+    let mut ring = vec![0.0f32; slots * stride + LINE];
+    let begin = ring.as_ptr().align_offset(LINE * size_of::<f32>()).min(LINE);
+    let ring = &mut ring[begin..];
     let mut padded = vec![0.0f32; w + 2 * across.radius()];
     // Where the ring has row y − radius.
-    let places = (0..h + 2 * radius).map(|y| reflect101(y as isize - radius as isize, h) % slots * w);
+    let places = (0..h + 2 * radius).map(|y| reflect101(y as isize - radius as isize, h) % slots * stride);
     let places: Vec<usize> = places.collect();
     for channel in 0..3 {
         let plane = image.plane_mut(channel);
         let mut next = 0;
         for y in 0..h {
             while next < h && next <= y + radius {
-                let slot = next % slots * w;
+                let slot = next % slots * stride;
                 filter_across(&plane[next * w..(next + 1) * w], &across.0, &mut padded, &mut ring[slot..slot + w]);
                 next += 1;
             }
