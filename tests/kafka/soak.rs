@@ -15,6 +15,8 @@ use crate::job::Job;
 use crate::worker::Worker;
 
 const WORKERS: usize = 3;
+/// Messages of the second half that come between two misfortunes: all at once would be done before much has happened.
+const PACE: i64 = 125;
 
 /// A round: what happens in it follows from the seed, when it happens from the machine, too.
 struct Round {
@@ -84,8 +86,9 @@ impl Round {
             }
             assert!(progressed.elapsed() < Duration::from_secs(90), "{}", said(&format!("{rows} rows and no more")));
             if produced < self.messages && rows > half / 2 {
-                broker.produce(&topic, (half..self.messages).map(message));
-                produced = self.messages;
+                let next = (produced + PACE).min(self.messages);
+                broker.produce(&topic, (produced..next).map(message));
+                produced = next;
             }
             if rows >= self.messages {
                 break;
