@@ -107,7 +107,9 @@ impl Rotate {
         let turned = Turned { sin, cos, from: size, to, fill: (self.fill / 255.0) as f32 };
         let planes = match (self.filter, image) {
             // Levels stay levels: as fractions and back, rounded or cut, each is the same again.
-            (Filter::Nearest, Pixels::Levels(image)) if self.fill.fract() == 0.0 => {
+            (Filter::Nearest, Pixels::Levels(image))
+                if self.fill.fract() == 0.0 && u32::try_from(size.pixels()).is_ok() =>
+            {
                 return turned.nearest(image, self.fill as u8).map(|image| Pixels::Levels(Arc::new(image)));
             }
             (Filter::Nearest, _) => turned.sample::<1>(image),
@@ -300,7 +302,7 @@ vectorised! {
         doubt == 0
     }
 
-    /// Which pixels of an image of `width` those are, counted row by row; of those outside nothing is said.
+    /// Which pixels of an image of `width` and fewer than 2^32 pixels those are, counted row by row; of those outside nothing is said.
     fn index(columns: &[i32; RUN], lines: &[i32; RUN], width: u32, places: &mut [u32; RUN]) {
         for ((place, column), line) in places.iter_mut().zip(columns).zip(lines) {
             *place = (*line as u32).wrapping_mul(width).wrapping_add(*column as u32);

@@ -254,8 +254,8 @@ fn narrow(values: &[f32], offset: f32, levels: &mut [u8; RUN]) {
 fn narrowed(value: f32, offset: f32) -> u8 {
     /// Adding it to a small number rounds that to a whole one, whose bits are then the sum's lowest.
     const WHOLE: f32 = 8_388_608.0;
-    // Rust's `as u8` saturates, for which CPUs have no vector instruction. (NaN becomes 0 either way.)
-    let value = value.clamp(0.0, 1.0) * 255.0 + offset;
+    // Rust's `as u8` saturates, for which CPUs have no vector instruction. NaN becomes 0.
+    let value = if value > 0.0 { value.min(1.0) } else { 0.0 } * 255.0 + offset;
     let nearest = (value + WHOLE) - WHOLE;
     let below = if nearest > value { nearest - 1.0 } else { nearest };
     (below + WHOLE).to_bits() as u8

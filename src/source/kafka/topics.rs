@@ -22,7 +22,6 @@ pub(crate) fn look(config: &KafkaConfig, is_new: bool) -> Result<Topics> {
     let mut client = config.client()?;
     client.remove("group.id");
     let brokers = Brokers::connect(&client)?;
-    let cluster = brokers.cluster();
     let mut topics = Vec::new();
     let mut bounds = Checkpoint::new();
     let mut named: Vec<&String> = match &config.start {
@@ -37,7 +36,7 @@ pub(crate) fn look(config: &KafkaConfig, is_new: bool) -> Result<Topics> {
         }
         let starts = if is_new { starts(config, &brokers, name, count)? } else { Vec::new() };
         let id = brokers.topic_id(name)?.unwrap_or_default();
-        topics.push(Topic { name: name.clone(), id, cluster: cluster.clone(), starts });
+        topics.push(Topic { name: name.clone(), id, cluster: brokers.cluster(), starts });
     }
     if let Some(unknown) = named.first() {
         return Err(Error::Config(format!(
