@@ -135,9 +135,9 @@ impl Attention {
         let length = rows.len() / row / batch;
         let mut out = vec![0.0; batch * length * out_row];
         let per_sequence = cache.len() / batch;
-        // About as long as each other: a short last block would cost more than its share.
-        let parts = (4 * rayon::current_num_threads()).div_ceil(batch).min(length / BLOCK.start());
-        let block = length.div_ceil(parts.max(length.div_ceil(*BLOCK.end())).max(1));
+        // Blocks of one size where they are cut for the cache: a short last one would cost more than its share.
+        let parts = (4 * rayon::current_num_threads()).div_ceil(batch).max(length.div_ceil(*BLOCK.end()));
+        let block = length.div_ceil(parts).max(*BLOCK.start());
         let blocks = out.par_chunks_mut(length * out_row).enumerate().flat_map(|(sequence, out)| {
             out.par_chunks_mut(block * out_row).enumerate().map(move |(index, out)| (sequence, index * block, out))
         });
