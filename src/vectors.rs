@@ -2,8 +2,9 @@
 //!
 //! A program for every x86-64 processor may use 128-bit vectors only; nearly all in use have 256-bit ones (AVX2), many in servers
 //! 512-bit ones (AVX-512). A function in [`vectorised!`] is compiled for each, and the processor is asked once. All come from one
-//! source of IEEE additions, multiplications, divisions and square roots and of integers (but for bodies of their own, see
-//! [`vectorised!`], which tests compare); Rust neither reorders nor fuses them, so the bits are the same. Elsewhere (NEON on 64-bit ARM is always there) the plain function is all there is.
+//! source of IEEE additions, multiplications, divisions and square roots and of integers; Rust neither reorders nor fuses them, so
+//! the bits are the same (bodies of their own are compared by tests). Elsewhere (NEON on 64-bit ARM is always there) the plain
+//! function is all there is.
 //!
 //! `LM4LV_VECTORS=portable`, or `avx2`, in the environment makes every processor take those at most, to compare.
 

@@ -122,6 +122,7 @@ pub(super) struct State {
     heard: Option<Instant>,
     stop: bool,
 }
+
 impl Poller {
     /// The thread's life: until it is told to stop or nobody listens.
     pub(super) fn run(mut self) {
