@@ -40,8 +40,11 @@ type Maps = [[f32; WIDE]; 4];
 #[repr(align(64))]
 struct Lined<T>(T);
 
-/// Makes p and m of the bytes of a row of pixels of both images.
-type Load = fn([&[u8]; 2], &mut [f32], &mut [f32]);
+/// What p and m are taken relative to, for each channel; laid out as a row is.
+type Centre = [[f32; WIDE]; 2];
+
+/// Fills the maps of one row from the bytes of its pixels in both images.
+type Load = fn([&[u8]; 2], &Centre, [&mut [f32]; 4]);
 
 /// Over RGB, windows inside the image. `None` if there is no room for one.
 pub(super) fn rgb(pair: &Pair<'_>) -> Option<f64> {
@@ -80,7 +83,7 @@ fn mean<const STEP: usize>(pair: &Pair<'_>, load: Load) -> Option<f64> {
     let values = (pair.width * STEP).checked_sub(margin).filter(|&n| n > 0)?;
     let rows = pair.height.checked_sub(2 * REACH).filter(|&n| n > 0)?;
     let mut ring = vec![Lined([[0.0; WIDE]; 4]); RING];
-    let Lined(column) = &mut Lined([0.0; WIDE]);
+    let Lined(columns) = &mut Lined([[0.0; WIDE]; GROUP]);
     let Lined(maps) = &mut Lined([[[0.0; STRIP]; GROUP]; 4]);
     let mut sum = Sum::default();
     for top in (0..rows).step_by(TALL) {
@@ -89,32 +92,21 @@ fn mean<const STEP: usize>(pair: &Pair<'_>, load: Load) -> Option<f64> {
             let strip = STRIP.min(values - from);
             let wide = strip + margin;
             let bytes = from / STEP * 3..(from + wide) / STEP * 3;
-            let sums = |y, maps: &mut Maps| {
-                let [a, b] = pair.row(y).map(|row| &row[bytes.clone()]);
-                sums(a, b, load, maps, wide);
+            let sums = |y, centre: &Centre, maps: &mut Maps| {
+                load(pair.row(y).map(|row| &row[bytes.clone()]), centre, maps.each_mut().map(|map| &mut map[..wide]));
             };
             let centre = centre::<STEP>((top..bottom + 2 * REACH).step_by(SAMPLED), sums, wide);
             let mut next = top;
             for first in (top..bottom).step_by(GROUP) {
                 let group = GROUP.min(bottom - first);
                 while next < first + group + 2 * REACH {
-                    let Lined(row) = &mut ring[next % RING];
-                    sums(next, row);
-                    spread(row, &centre, wide);
+                    sums(next, &centre, &mut ring[next % RING].0);
                     next += 1;
                 }
                 for (map, outs) in maps.iter_mut().enumerate() {
-                    for (out, y) in outs.iter_mut().zip(first..first + group) {
-                        let mut window = [&ring[0].0[map][..]; WINDOW];
-                        for (k, values) in window.iter_mut().enumerate() {
-                            *values = &ring[(y + k) % RING].0[map];
-                        }
-                        weigh(window, &mut column[..wide.next_multiple_of(LANES)]);
-                        let mut window = [&column[..]; WINDOW];
-                        for (k, values) in window.iter_mut().enumerate() {
-                            *values = &column[k * STEP..];
-                        }
-                        weigh(window, &mut out[..strip.next_multiple_of(LANES)]);
+                    weigh_down(std::array::from_fn(|k| &ring[(first + k) % RING].0[map]), columns, wide);
+                    for (out, column) in outs.iter_mut().zip(columns.iter()) {
+                        weigh_across::<STEP>(column, out, strip);
                     }
                 }
                 let [plus, minus, plus_squared, minus_squared] = &mut *maps;
@@ -129,24 +121,18 @@ fn mean<const STEP: usize>(pair: &Pair<'_>, load: Load) -> Option<f64> {
     Some(sum.total() / (values * rows) as f64)
 }
 
-/// Fills the first two maps of one row with p and m.
-fn sums(a: &[u8], b: &[u8], load: Load, maps: &mut Maps, wide: usize) {
-    let [plus, minus, ..] = maps.each_mut().map(|map| &mut map[..wide]);
-    load([a, b], plus, minus);
-}
-
 /// Whole numbers less than 1 from the means of p and m in a tile, judged by some of its rows, for each channel; laid out as
 /// a row is.
 fn centre<const STEP: usize>(
     rows: impl ExactSizeIterator<Item = usize>,
-    sums: impl Fn(usize, &mut Maps),
+    sums: impl Fn(usize, &Centre, &mut Maps),
     wide: usize,
-) -> [[f32; WIDE]; 2] {
+) -> Centre {
     let pixels = (rows.len() * wide / STEP) as f32;
     let mut maps: Maps = [[0.0; WIDE]; 4];
     let mut totals = [[0.0; STEP]; 2];
     for y in rows {
-        sums(y, &mut maps);
+        sums(y, &[[0.0; WIDE]; 2], &mut maps);
         for (map, totals) in maps.iter().zip(&mut totals) {
             for pixel in map[..wide].as_chunks::<STEP>().0 {
                 for (total, value) in totals.iter_mut().zip(pixel) {
@@ -159,16 +145,15 @@ fn centre<const STEP: usize>(
 }
 
 vectorised! {
-    /// p and m of RGB less 128.
-    fn load_rgb(rows: [&[u8]; 2], plus: &mut [f32], minus: &mut [f32]) {
-        for (((a, b), plus), minus) in rows[0].iter().zip(rows[1]).zip(plus).zip(minus) {
-            let [a, b] = [f32::from(*a) - 128.0, f32::from(*b) - 128.0];
-            (*plus, *minus) = (a + b, a - b);
-        }
+    /// The maps of RGB less 128.
+    fn load_rgb(rows: [&[u8]; 2], centre: &Centre, maps: [&mut [f32]; 4]) {
+        let n = maps[0].len();
+        let [a, b] = rows.map(|row| &row[..n]);
+        spread(n, |i| [f32::from(a[i]) - 128.0, f32::from(b[i]) - 128.0], centre, maps);
     }
 
-    /// p and m of the luma less 128, without the 16 that MATLAB adds.
-    fn load_luma(rows: [&[u8]; 2], plus: &mut [f32], minus: &mut [f32]) {
+    /// The maps of the luma less 128, without the 16 that MATLAB adds.
+    fn load_luma(rows: [&[u8]; 2], centre: &Centre, maps: [&mut [f32]; 4]) {
         const CENTRE: f32 = (128 - 16) as f32 * LUMA_UNIT as f32;
         const LEVEL: f32 = (1.0 / LUMA_UNIT) as f32;
         let [red, green, blue] = LUMA.map(|weight| weight as f32);
@@ -177,45 +162,36 @@ vectorised! {
             // Whole numbers below 2^24 up to here, so exact.
             (r * red - CENTRE + g * green + b * blue) * LEVEL
         };
-        let pixels = rows[0].as_chunks().0.iter().zip(rows[1].as_chunks().0);
-        for (((a, b), plus), minus) in pixels.zip(plus).zip(minus) {
-            let [a, b] = [luma(a), luma(b)];
-            (*plus, *minus) = (a + b, a - b);
-        }
+        let n = maps[0].len();
+        let [a, b] = rows.map(|row| &row.as_chunks().0[..n]);
+        spread(n, |i| [luma(&a[i]), luma(&b[i])], centre, maps);
     }
 
-    /// Takes the centre from p and m, and fills the maps of their squares.
-    fn spread(maps: &mut Maps, centre: &[[f32; WIDE]; 2], wide: usize) {
-        let [plus, minus, plus_squared, minus_squared] = maps.each_mut().map(|map| &mut map[..wide]);
-        let [plus_centre, minus_centre] = centre.each_ref().map(|centre| &centre[..wide]);
-        for i in 0..wide {
-            let [p, m] = [plus[i] - plus_centre[i], minus[i] - minus_centre[i]];
-            plus[i] = p;
-            minus[i] = m;
-            plus_squared[i] = p * p;
-            minus_squared[i] = m * m;
-        }
-    }
-
-    /// `out[i]` = the weighted sum of the eleven values `window[..][i]`. `out`'s length is a multiple of [`LANES`].
-    fn weigh(window: [&[f32]; WINDOW], out: &mut [f32]) {
-        let out = out.as_chunks_mut::<LANES>().0;
-        // One by one, so that it is plain that all are as long as `out`.
-        let [a5, a4, a3, a2, a1, centre, b1, b2, b3, b4, b5] = window;
-        let (a1, a2, a3) = (sets(a1, out.len()), sets(a2, out.len()), sets(a3, out.len()));
-        let (a4, a5, centre) = (sets(a4, out.len()), sets(a5, out.len()), sets(centre, out.len()));
-        let (b1, b2, b3) = (sets(b1, out.len()), sets(b2, out.len()), sets(b3, out.len()));
-        let (b4, b5) = (sets(b4, out.len()), sets(b5, out.len()));
-        for (i, out) in out.iter_mut().enumerate() {
-            for lane in 0..LANES {
-                let mut sum = centre[i][lane] * WEIGHTS[0];
-                sum += (a1[i][lane] + b1[i][lane]) * WEIGHTS[1];
-                sum += (a2[i][lane] + b2[i][lane]) * WEIGHTS[2];
-                sum += (a3[i][lane] + b3[i][lane]) * WEIGHTS[3];
-                sum += (a4[i][lane] + b4[i][lane]) * WEIGHTS[4];
-                sum += (a5[i][lane] + b5[i][lane]) * WEIGHTS[5];
-                out[lane] = sum;
+    /// `outs[y][i]` = the weighted sum of the eleven values `rows[y..][i]`; each row is read once for all.
+    fn weigh_down(rows: [&[f32; WIDE]; RING], outs: &mut [[f32; WIDE]; GROUP], wide: usize) {
+        for at in 0..wide.div_ceil(LANES) {
+            let mut sets = [[0.0; LANES]; RING];
+            for (set, row) in sets.iter_mut().zip(rows) {
+                *set = row.as_chunks().0[at];
             }
+            let mut sums = [[0.0; LANES]; GROUP];
+            for (y, sum) in sums.iter_mut().enumerate() {
+                *sum = weigh(&sets, y);
+            }
+            for (out, sum) in outs.iter_mut().zip(sums) {
+                out.as_chunks_mut().0[at] = sum;
+            }
+        }
+    }
+
+    /// `out[i]` = the weighted sum of the eleven values `row[i]`, `row[i + STEP]` and so on.
+    fn weigh_across<const STEP: usize>(row: &[f32; WIDE], out: &mut [f32; STRIP], strip: usize) {
+        for at in (0..strip).step_by(LANES) {
+            let mut sets = [[0.0; LANES]; WINDOW];
+            for (k, set) in sets.iter_mut().enumerate() {
+                set.copy_from_slice(&row[at + k * STEP..][..LANES]);
+            }
+            out.as_chunks_mut().0[at / LANES] = weigh(&sets, 0);
         }
     }
 
@@ -225,7 +201,7 @@ vectorised! {
         minus: &[f32; STRIP],
         plus_squared: &[f32; STRIP],
         minus_squared: &[f32; STRIP],
-        centre: &[[f32; WIDE]; 2],
+        centre: &Centre,
     ) {
         let strip = plus.len();
         let (minus, plus_squared, minus_squared) = (&minus[..strip], &plus_squared[..strip], &minus_squared[..strip]);
@@ -241,10 +217,35 @@ vectorised! {
     }
 }
 
-/// The first `n` sets of values.
+/// Fills the first `n` values of the maps of p and m, relative to the centre, and of their squares; `pair` gives a and b.
 #[inline(always)]
-fn sets(values: &[f32], n: usize) -> &[[f32; LANES]] {
-    &values.as_chunks().0[..n]
+fn spread(n: usize, pair: impl Fn(usize) -> [f32; 2], centre: &Centre, maps: [&mut [f32]; 4]) {
+    let [plus, minus, plus_squared, minus_squared] = maps.map(|map| &mut map[..n]);
+    let [plus_centre, minus_centre] = centre.each_ref().map(|centre| &centre[..n]);
+    for i in 0..n {
+        let [a, b] = pair(i);
+        let [p, m] = [a + b - plus_centre[i], a - b - minus_centre[i]];
+        plus[i] = p;
+        minus[i] = m;
+        plus_squared[i] = p * p;
+        minus_squared[i] = m * m;
+    }
+}
+
+/// The weighted sum of the eleven sets from `first` on.
+#[inline(always)]
+fn weigh(sets: &[[f32; LANES]], first: usize) -> [f32; LANES] {
+    let mut sums = [0.0; LANES];
+    for (lane, sum) in sums.iter_mut().enumerate() {
+        let value = |k: usize| sets[first + k][lane];
+        *sum = value(REACH) * WEIGHTS[0];
+        *sum += (value(4) + value(6)) * WEIGHTS[1];
+        *sum += (value(3) + value(7)) * WEIGHTS[2];
+        *sum += (value(2) + value(8)) * WEIGHTS[3];
+        *sum += (value(1) + value(9)) * WEIGHTS[4];
+        *sum += (value(0) + value(10)) * WEIGHTS[5];
+    }
+    sums
 }
 
 #[cfg(test)]
