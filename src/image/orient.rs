@@ -59,13 +59,17 @@ pub(crate) trait Cell: Copy + Default {
         to.extend(from.iter().rev());
     }
 
-    /// Stands the columns of `rows`, all of one width, on their side, from column `done` on: column `x` goes to
-    /// `to[place(x)..]`.
-    fn stand(rows: &[&[Self]; BAND], done: usize, place: Place, to: &mut [Self]) {
-        for x in done..rows[0].len() {
-            for (to, row) in to[place.of(x)..][..BAND].iter_mut().zip(rows) {
-                *to = row[x];
-            }
+    /// Stands the columns of `rows`, all of one width, on their side: column `x` goes to `to[place(x)..]`.
+    fn stand(rows: &[&[Self]; BAND], place: Place, to: &mut [Self]) {
+        stand_from(0, rows, place, to);
+    }
+}
+
+/// The same, from column `first` on.
+fn stand_from<T: Copy>(first: usize, rows: &[&[T]; BAND], place: Place, to: &mut [T]) {
+    for x in first..rows[0].len() {
+        for (to, row) in to[place.of(x)..][..BAND].iter_mut().zip(rows) {
+            *to = row[x];
         }
     }
 }
@@ -77,13 +81,9 @@ impl Cell for [u8; 3] {
         reverse_pixels(from, to);
     }
 
-    fn stand(rows: &[&[Self]; BAND], done: usize, place: Place, to: &mut [Self]) {
-        let done = done + stand_pixels(rows, place, to.as_flattened_mut());
-        for x in done..rows[0].len() {
-            for (to, row) in to[place.of(x)..][..BAND].iter_mut().zip(rows) {
-                *to = row[x];
-            }
-        }
+    fn stand(rows: &[&[Self]; BAND], place: Place, to: &mut [Self]) {
+        let done = stand_pixels(rows, place, to.as_flattened_mut());
+        stand_from(done, rows, place, to);
     }
 }
 
@@ -138,7 +138,7 @@ fn stood<T: Cell>(from: &[T], width: usize, upwards: bool, last: bool) -> Vec<T>
             let y = if upwards { height - 1 - top - i } else { top + i };
             &from[y * width..(y + 1) * width]
         });
-        T::stand(&rows, 0, place(top), &mut to);
+        T::stand(&rows, place(top), &mut to);
     }
     for at in bands * BAND..height {
         let y = if upwards { height - 1 - at } else { at };
