@@ -1,11 +1,70 @@
-//! How much freed memory the process keeps.
+//! Where the process's memory comes from: small objects from mimalloc, buffers from the system.
+//!
+//! A record is made on one thread and freed on another, which makes the threads of glibc's allocator wait for each other; mimalloc
+//! is made for that. An image is a buffer of some MiB that comes and goes: mimalloc keeps several for each thread, glibc's heaps can
+//! be told to share them. Measured on 2 cores: 1,000,000 small messages take 4.6 s with glibc alone, 2.1 s with mimalloc; 2,000
+//! images of 512×512 to PNG take 220 MiB with glibc, 640 to 900 with mimalloc, and no less time.
 
-/// Lets glibc's allocator keep the pages of freed images, in buffers up to 32 MiB, and share them among threads; before any thread is
+use std::alloc::{GlobalAlloc, Layout, System};
+
+use mimalloc::MiMalloc;
+
+/// What is larger is a buffer, bytes.
+const SMALL: usize = 16 << 10;
+
+/// The allocator of a program: `#[global_allocator] static ALLOCATOR: BySize = BySize;`.
+#[derive(Debug)]
+pub struct BySize;
+
+#[expect(unsafe_code, reason = "passes each call on, and a size always to the same allocator")]
+unsafe impl GlobalAlloc for BySize {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        match is_small(layout.size()) {
+            true => unsafe { MiMalloc.alloc(layout) },
+            false => unsafe { System.alloc(layout) },
+        }
+    }
+
+    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
+        match is_small(layout.size()) {
+            true => unsafe { MiMalloc.alloc_zeroed(layout) },
+            false => unsafe { System.alloc_zeroed(layout) },
+        }
+    }
+
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        match is_small(layout.size()) {
+            true => unsafe { MiMalloc.dealloc(at, layout) },
+            false => unsafe { System.dealloc(at, layout) },
+        }
+    }
+
+    unsafe fn realloc(&self, at: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        match (is_small(layout.size()), is_small(size)) {
+            (true, true) => unsafe { MiMalloc.realloc(at, layout, size) },
+            (false, false) => unsafe { System.realloc(at, layout, size) },
+            _ => unsafe {
+                let to = self.alloc(Layout::from_size_align_unchecked(size, layout.align()));
+                if !to.is_null() {
+                    std::ptr::copy_nonoverlapping(at, to, size.min(layout.size()));
+                    self.dealloc(at, layout);
+                }
+                to
+            },
+        }
+    }
+}
+
+fn is_small(size: usize) -> bool {
+    size <= SMALL
+}
+
+/// Lets glibc's allocator keep the pages of freed buffers up to 32 MiB, and share them among threads; before any thread is
 /// started.
 ///
 /// By default it gives the pages of a buffer of some MiB back to the system at once and fetches new ones for the next, which takes
-/// longer than many an operation, while eight heaps for each core hold what nobody needs. Measured (2,000 images of 512×512, 2 cores):
-/// a tenth faster with half of the memory; mimalloc is no faster and takes three to four times as much.
+/// longer than many an operation, while eight heaps for each core hold what nobody needs (2,000 images: a tenth faster with half of
+/// the memory).
 pub fn keep_pages() {
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     {

@@ -14,7 +14,7 @@
 //! Modules, in the order of the flow: [`config`] (the pipeline file), [`pipeline`] (the only place that wires tasks and
 //! channels), [`plan`], [`source`], [`load`], [`degrade`], [`restore`], [`score`], [`sink`], [`report`]; what
 //! flows is in [`sample`], [`checkpoint`] and [`image`]; [`stream`] is the randomness, [`store`] folders and object stores,
-//! [`kafka`] connections to brokers, [`http`] where a run can be watched, [`allocator`] how much freed memory is kept.
+//! [`kafka`] connections to brokers, [`http`] where a run can be watched, [`allocator`] where memory comes from.
 
 pub mod allocator;
 pub mod checkpoint;

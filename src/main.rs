@@ -12,6 +12,9 @@ const USAGE: u8 = 64;
 /// A bug.
 const BUG: u8 = 1;
 
+#[global_allocator]
+static ALLOCATOR: lm4lv::allocator::BySize = lm4lv::allocator::BySize;
+
 fn main() -> ExitCode {
     lm4lv::allocator::keep_pages();
     std::panic::set_hook(Box::new(|panic| {
