@@ -10,7 +10,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use mimalloc::MiMalloc;
 
 /// What is larger is a buffer, bytes.
-const SMALL: usize = 16 << 10;
+const SMALL: usize = 1 << 10;
 
 /// The allocator of a program: `#[global_allocator] static ALLOCATOR: BySize = BySize;`.
 #[derive(Debug)]
