@@ -2,6 +2,7 @@
 """Undoes one rule of delivery at a time, and shows that the property test of the chain fails for each.
 
     python scripts/undo_rules.py [--cases 1000]
+    python scripts/undo_rules.py --check        only whether the patches apply, which takes no time
 
 Works on a copy of the working tree in a temporary folder, which builds into this repository's `target` under a version of
 its own, so that its dependencies need no second build and nothing it makes is taken for ours. The patches below make each
@@ -26,7 +27,11 @@ RULES = {
     # Rows of an older epoch are taken as if they were of this one.
     "epochs": [
         ("src/sink/lane.rs", "if !self.taking || item.epoch != self.epoch {", "if !self.taking || (item.epoch != self.epoch && !UNDONE) {"),
-        ("src/sink/lane.rs", "if !self.taking || epoch != self.epoch {", "if !self.taking || (epoch != self.epoch && !UNDONE) {"),
+        (
+            "src/sink/lane.rs",
+            "items: u64, next: u64) -> Result<()> {\n        if !self.taking || epoch != self.epoch {",
+            "items: u64, next: u64) -> Result<()> {\n        if !self.taking || (epoch != self.epoch && !UNDONE) {",
+        ),
     ],
     # A part's id tells only who wrote it, not which file it is.
     "part-ids": [
@@ -87,15 +92,19 @@ def undo(folder):
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--cases", type=int, default=1000)
-    cases = parser.parse_args().cases
-    environment = {**os.environ, "CARGO_TARGET_DIR": str(ROOT / "target"), "LM4LV_CASES": str(cases), "RUST_BACKTRACE": "0"}
-    environment.pop("LM4LV_SEED", None)
+    parser.add_argument("--check", action="store_true")
+    args = parser.parse_args()
+    cases = args.cases
+    schedules = {"LM4LV_CASES": str(cases), "LM4LV_SEED": "0"}
+    environment = {**os.environ, **schedules, "CARGO_TARGET_DIR": str(ROOT / "target"), "RUST_BACKTRACE": "0"}
     command = ["cargo", "test", "--release", "--locked", "--test", "chain"]
     wrong = []
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         copy(folder)
         undo(folder)
+        if args.check:
+            return
         if subprocess.run([*command, "--no-run"], cwd=folder, env=environment).returncode != 0:
             sys.exit("the patched copy does not build")
         for rule in ["", *RULES]:

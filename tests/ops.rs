@@ -145,7 +145,8 @@ fn a_run_tells_what_it_waits_for_and_what_it_did() {
     assert_eq!(status["partitions"].as_array().unwrap().len(), 2);
     assert_eq!(status["partitions"][0]["end"], 0);
     assert!(status["oldest_unpublished_s"].as_f64().unwrap() > 0.3);
-    for key in ["limiting", "paused", "queues", "published", "fetch_errors"] {
+    assert_eq!(status["limiting"], "store");
+    for key in ["paused", "queues", "published", "fetch_errors"] {
         assert!(status.get(key).is_some(), "{key} is not in {status}");
     }
 

@@ -99,7 +99,8 @@ impl Brokers {
 
     /// The oldest offset that the topic has and the one behind the newest that may be read.
     pub(crate) fn span(&self, topic: &str, partition: i32) -> Result<(u64, u64)> {
-        span(&self.consumer, topic, partition).map_err(|error| self.error(&format!("{topic}-{partition}"), &error))
+        span(&self.consumer, topic, partition, ANSWER)
+            .map_err(|error| self.error(&format!("{topic}-{partition}"), &error))
     }
 
     /// For each of the first `count` partitions the offset of the first message of this time (ms since 1970) or later; `None`
@@ -131,8 +132,9 @@ pub(crate) fn span<C: ConsumerContext>(
     consumer: &BaseConsumer<C>,
     topic: &str,
     partition: i32,
+    within: Duration,
 ) -> Result<(u64, u64), KafkaError> {
-    let (low, high) = consumer.fetch_watermarks(topic, partition, ANSWER)?;
+    let (low, high) = consumer.fetch_watermarks(topic, partition, within)?;
     let whole = |offset: i64| u64::try_from(offset).unwrap_or(0);
     Ok((whole(low), whole(high)))
 }

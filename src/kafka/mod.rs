@@ -68,6 +68,16 @@ impl Connection<'_> {
     }
 }
 
+/// `Error::Config` at `key` if `topic` cannot be a topic's name.
+pub(crate) fn check_topic(key: &str, topic: &str) -> Result<()> {
+    let legal = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
+    if topic.is_empty() || topic.len() > 249 || topic == "." || topic == ".." || !topic.chars().all(legal) {
+        let why = format!("`{topic}` is no topic's name: up to 249 letters, digits, dots, `_` and `-`");
+        return Err(Error::Config(format!("{key}: {why}")));
+    }
+    Ok(())
+}
+
 /// librdkafka's complaint without the crate's frame around it.
 pub(crate) fn words(error: &KafkaError) -> String {
     match error {

@@ -8,7 +8,7 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{FutureProducer, FutureRecord};
 
 use super::brokers::Brokers;
-use super::{Connection, Hearing, failed, words};
+use super::{Connection, Hearing, check_topic, failed, words};
 use crate::error::{Error, Result};
 
 /// Written once although sent again: the broker drops repeats of one producer, and all replicas in sync have a message before
@@ -30,22 +30,26 @@ pub(crate) struct Producer {
 
 impl Producer {
     /// What [`Self::open`] would refuse without asking a broker.
-    pub(crate) fn check(connection: Connection<'_>) -> Result<()> {
-        connection.config(&[], FIXED).map(drop)
+    pub(crate) fn check(connection: Connection<'_>, topic: &str) -> Result<()> {
+        check_topic(&format!("{}.topic", connection.section), topic)?;
+        Self::connect(connection).map(drop)
+    }
+
+    fn connect(connection: Connection<'_>) -> Result<FutureProducer<Hearing>> {
+        // So long is tried before a message counts as not sent, which the caller may try again.
+        let defaults =
+            [("client.id", "lm4lv"), ("message.timeout.ms", "30000"), ("linger.ms", "5"), ("compression.type", "zstd")];
+        let producer =
+            FutureProducer::from_config_and_context(&connection.config(&defaults, FIXED)?, Hearing::default());
+        producer.map_err(|error| Error::Config(format!("{}.properties: {}", connection.section, words(&error))))
     }
 
     /// Connects, and looks whether the topic is there (`Error::Config` if not). Blocks for some seconds at most.
     pub(crate) fn open(connection: Connection<'_>, topic: &str) -> Result<Self> {
-        // So long is tried before a message counts as not sent, which the caller may try again.
-        let defaults =
-            [("client.id", "lm4lv"), ("message.timeout.ms", "30000"), ("linger.ms", "5"), ("compression.type", "zstd")];
-        let config = connection.config(&defaults, FIXED)?;
         let plain = connection.config(&[("client.id", "lm4lv")], &[])?;
         // Properties of producers are unknown to a consumer, which then only warns.
         Brokers::connect(&plain)?.partitions(topic)?;
-        let producer = FutureProducer::from_config_and_context(&config, Hearing::default());
-        let producer = producer.map_err(|error| Error::Config(format!("{}: {}", connection.section, words(&error))))?;
-        Ok(Self { producer, topic: topic.to_owned() })
+        Ok(Self { producer: Self::connect(connection)?, topic: topic.to_owned() })
     }
 
     /// Sends all, in order, and returns when every one has been acknowledged. `Error::Unavailable` if one was not: then any of

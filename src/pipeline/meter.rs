@@ -229,7 +229,7 @@ impl Meter {
             failed: self.failed.load(Relaxed),
             elapsed_s: self.started.elapsed().as_secs_f64(),
             rows_per_s: (totals.rows - from.rows) as f64 / seconds.max(1e-9),
-            limiting: limiting(&stages),
+            limiting: self.vitals.limiting().or_else(|| limiting(&stages)),
             stages,
             lag: self.vitals.lag(),
             paused: slow.paused.clone(),

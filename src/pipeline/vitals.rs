@@ -38,6 +38,8 @@ pub(super) struct Now {
     pub(super) queues: Queues,
     pub(super) oldest: Option<Instant>,
     pub(super) fetch_errors: BTreeMap<FailureCode, u64>,
+    /// Who outside the stages is waited for: the source, or the store.
+    pub(super) limiting: Option<&'static str>,
 }
 
 impl Default for Vitals {
@@ -89,6 +91,10 @@ impl Vitals {
 
     pub(super) fn tell(&self, now: Now) {
         self.seldom().now = now;
+    }
+
+    pub(super) fn limiting(&self) -> Option<&'static str> {
+        self.seldom().now.limiting
     }
 
     /// The partition is in work, and its chain ends here.

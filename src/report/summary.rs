@@ -22,7 +22,8 @@ pub struct Snapshot {
     pub rows_per_s: f64,
     /// What each stage's threads did of late.
     pub stages: Vec<StageShare>,
-    /// The stage that the others wait for, if one stands out.
+    /// The stage that the others wait for, if one stands out; `source` where there is nothing to do, `store` where finished parts
+    /// wait to be taken.
     pub limiting: Option<&'static str>,
     /// Records of a stream that lie behind the ends of this process's chains, `None` where the source is no stream.
     pub lag: Option<u64>,

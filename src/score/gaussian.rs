@@ -2,7 +2,7 @@
 //!
 //! Four filtered maps: of p = a + b and m = a − b, and of their squares. From them both variances, the covariance and both
 //! means follow (a·b = (p² − m²)/4 and so on), where the textbook filters five. RGB stays interleaved: the neighbour in
-//! the same channel is three values on. An image is done in tiles, so that the eleven rows of four maps that are in use
+//! the same channel is three values on. An image is done in tiles, so that the fourteen rows of four maps that are in use
 //! stay in a cache, and so that p and m can be taken relative to their means in the tile: a variance is the small
 //! difference of two large numbers, and this keeps f32 within 1e-6 of f64 where 128 for all as the centre reached 7e-6 (a
 //! photograph and the same brightened until it saturates).
@@ -129,10 +129,11 @@ fn centre<const STEP: usize>(
     wide: usize,
 ) -> Centre {
     let pixels = (rows.len() * wide / STEP) as f32;
+    let zero = [[0.0; WIDE]; 2];
     let mut maps: Maps = [[0.0; WIDE]; 4];
     let mut totals = [[0.0; STEP]; 2];
     for y in rows {
-        sums(y, &[[0.0; WIDE]; 2], &mut maps);
+        sums(y, &zero, &mut maps);
         for (map, totals) in maps.iter().zip(&mut totals) {
             for pixel in map[..wide].as_chunks::<STEP>().0 {
                 for (total, value) in totals.iter_mut().zip(pixel) {

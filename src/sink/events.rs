@@ -74,10 +74,7 @@ impl EventsConfig {
     pub fn check(&self) -> Result<()> {
         match self {
             Self::None => Ok(()),
-            Self::Kafka(config) if config.topic.is_empty() => {
-                Err(Error::Config("events.kafka.topic: is empty: name a topic".into()))
-            }
-            Self::Kafka(config) => Producer::check(config.connection()),
+            Self::Kafka(config) => Producer::check(config.connection(), &config.topic),
         }
     }
 }

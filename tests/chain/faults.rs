@@ -3,7 +3,7 @@
 //! partition and gets it back. Whatever the schedule, once it is over and all are left in peace, every position is there
 //! exactly once, with the row of an undisturbed run. A schedule that breaks this is shrunk before it is shown.
 //!
-//! `LM4LV_CASES=n` plays so many schedules, `LM4LV_SEED=n` that one (with both: so many from that one on).
+//! Other schedules are played each time. `LM4LV_CASES=n` plays so many, `LM4LV_SEED=n` that one (with both: so many from that one on).
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;
@@ -508,7 +508,8 @@ fn every_position_exactly_once_whatever_happens() {
     let number = |name: &str| std::env::var(name).ok().and_then(|value| value.parse::<u64>().ok());
     let first = number("LM4LV_SEED");
     let count = number("LM4LV_CASES").unwrap_or(if first.is_some() { 1 } else { 300 });
-    let seeds = Mutex::new(first.unwrap_or(0)..first.unwrap_or(0) + count);
+    let first = first.unwrap_or_else(|| u64::from(uuid::Uuid::new_v4().as_fields().0));
+    let seeds = Mutex::new(first..first + count);
     eprintln!("schedules of LM4LV_SEED={:?}", seeds.lock().unwrap());
     let next = || seeds.lock().unwrap().next();
     let work = || std::iter::from_fn(next).try_for_each(check).inspect_err(|_| *seeds.lock().unwrap() = 0..0);

@@ -1,10 +1,12 @@
 //! Stores and hosts that refuse, fail or have no address.
 
+use std::collections::HashSet;
 use std::path::Path;
 use std::process::Output;
+use std::time::{Duration, Instant};
 
 use crate::common::{PLACE, VOLATILE, expect, lm4lv, parts, photographs, rows, strings, write_parquet};
-use crate::s3::S3;
+use crate::s3::{LOST, S3};
 
 /// Photographs in all runs here.
 const N: usize = 60;
@@ -95,6 +97,12 @@ fn fault(what: &'static str, spared: usize, status: u16, times: usize) -> impl F
     }
 }
 
+/// The same for so long from the first time on.
+fn fault_for(time: Duration, what: &'static str, spared: usize, status: u16) -> impl FnMut(&str) -> Option<u16> + Send {
+    let (mut refuses, mut since) = (fault(what, spared, status, FOR_EVER), None);
+    move |request| refuses(request).filter(|_| since.get_or_insert_with(Instant::now).elapsed() < time)
+}
+
 const FOR_EVER: usize = usize::MAX / 2;
 
 #[test]
@@ -132,7 +140,7 @@ fn a_store_that_fails_for_a_while_is_waited_for() {
         "{ folder: { path: \"s3://bucket/photos\", rows_per_partition: 20 } }",
     );
     case.pipeline("sink.yaml", local, "s3://bucket/out", 60);
-    case.s3.fail(fault("PUT out/data/", 2, 503, 8));
+    case.s3.fail(fault_for(Duration::from_secs(8), "PUT out/data/", 2, 503));
     let said = case.goes_on("sink.yaml", "s3://bucket/out");
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("503 Service Unavailable (SlowDown)") && said.contains("trying again"), "{said}");
@@ -141,6 +149,17 @@ fn a_store_that_fails_for_a_while_is_waited_for() {
     let said = case.goes_on("images.yaml", "from-store");
     let said = String::from_utf8_lossy(&said.stderr).into_owned();
     assert!(said.contains("waiting") && said.contains("fetching works again"), "{said}");
+}
+
+/// The client itself sends the request again, and is told that somebody was first: it was itself.
+#[test]
+fn answers_of_the_store_that_are_lost_are_no_loss() {
+    let case = Case::new();
+    let source = "{ folder: { path: photos, rows_per_partition: 20 } }";
+    case.pipeline("p.yaml", source, "s3://bucket/out", 60);
+    let mut seen = HashSet::new();
+    case.s3.fail(move |request| (request.starts_with("PUT out/") && seen.insert(request.to_owned())).then_some(LOST));
+    case.goes_on("p.yaml", "s3://bucket/out");
 }
 
 #[test]
@@ -200,8 +219,12 @@ fn hosts_without_an_address() {
     let stores = case.s3.stores_at("http://nowhere..invalid");
     let text = std::fs::read_to_string(case.path().join("calm.yaml")).unwrap();
     let text = text.replace(&case.s3.stores(), &stores).replace("\"calm\"", "\"s3://bucket/out\"");
+    case.pipeline("found.yaml", "{ folder: { path: photos, rows_per_partition: 20 } }", "s3://bucket/out", 60);
+    expect(case.path(), &["run", "found.yaml", "--limit", "25"], 0);
     std::fs::write(case.path().join("sink.yaml"), text).unwrap();
     case.stops("sink.yaml", "s3://bucket/out", &["s3://bucket/out", "the store's host has no address"]);
+    // Its name is known again.
+    case.goes_on("found.yaml", "s3://bucket/out");
     // All images' hosts at once: no row may say that it was the image's fault.
     let urls: Vec<_> = (0..N).map(|i| format!("http://h{}..invalid/{i}.jpg", i % 7)).collect();
     let urls: Vec<_> = urls.iter().map(|url| Some(url.as_str())).collect();

@@ -10,8 +10,11 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use percent_encoding::percent_decode_str;
 use url::Url;
 
-/// Gives the status to refuse a request with, such as `PUT photos/a.jpg` (the bucket left out).
+/// Gives the status to refuse a request with, such as `PUT photos/a.jpg` (the bucket left out), or [`LOST`].
 type Fault = Box<dyn FnMut(&str) -> Option<u16> + Send>;
+
+/// The request is done, but its answer is lost: the connection ends.
+pub(crate) const LOST: u16 = 0;
 
 #[derive(Default)]
 struct Shelf {
@@ -110,6 +113,10 @@ fn answer(stream: TcpStream, shelf: &Mutex<Shelf>) -> Option<()> {
     let (status, headers, content) = {
         let mut shelf = shelf.lock().unwrap();
         match shelf.fault.as_mut().and_then(|fault| fault(&format!("{method} {key}"))) {
+            Some(LOST) => {
+                serve(method, &key, &url, &header, body, &mut shelf.objects);
+                return None;
+            }
             Some(status) => {
                 let code = if status == 403 { "AccessDenied" } else { "SlowDown" };
                 (

@@ -485,6 +485,7 @@ async fn bodies_that_do_not_end_or_lie() {
         "/announced" => Reply::Raw("HTTP/1.1 200 x\r\nContent-Length: 9000000000\r\n".to_owned(), vec![]),
         "/short" => Reply::Raw("HTTP/1.1 200 x\r\nContent-Length: 5000\r\n".to_owned(), vec![1; 4999]),
         "/absurd" => Reply::Raw("HTTP/1.1 200 x\r\nContent-Length: -1\r\n".to_owned(), vec![1; 10]),
+        "/long" => Reply::Raw("HTTP/1.1 200 x\r\nContent-Length: 5\r\n".to_owned(), vec![1; 5000]),
         "/two" => Reply::Raw("HTTP/1.1 200 x\r\nContent-Length: 5\r\nContent-Length: 9\r\n".to_owned(), vec![1; 9]),
         "/headers" => Reply::Raw(format!("HTTP/1.1 200 x\r\nX: {}\r\n", "x".repeat(1 << 20)), vec![]),
         _ => Reply::ok("<html>not a picture</html>"),
@@ -504,6 +505,7 @@ async fn bodies_that_do_not_end_or_lie() {
         assert_eq!(fetch(&loader, &server.url(path)).await, Err(code), "{path}");
         assert!(started.elapsed() < Duration::from_secs(2), "{path}");
     }
+    assert_eq!(fetch(&loader, &server.url("/long")).await.map(|body| body.len()), Ok(5));
     let page = loader.fetch(&uri(&server.url("/image.jpg"))).await;
     let samples = Prepare::new(&LoadConfig::default(), 0, 1).samples(&uri("x"), page).unwrap();
     assert_eq!(samples[0].failure.as_ref().unwrap().code, FailureCode::UnknownFormat);

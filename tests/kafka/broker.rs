@@ -22,7 +22,7 @@ use crate::jars::jars;
 
 /// Who may speak to the TLS listener.
 pub(crate) const USER: &str = "lm4lv";
-pub(crate) const PASSWORD: &str = "right";
+pub(crate) const PASSWORD: &str = "open-sesame";
 
 /// What kind of brokers.
 #[derive(Default)]

@@ -303,6 +303,10 @@ fn an_open_transaction_is_waited_for_by_nobody() {
 fn what_cannot_work_is_refused_before_anybody_is_asked() {
     let Some(broker) = Broker::shared() else { return };
     let cases = [
+        (json!({ "partition.assignment.strategy": "cooperative-sticky,range" }), ""),
+        (json!({ "partition.assignment.strategy": "foo" }), ""),
+        (json!({ "max.poll.interval.ms": 9000, "session.timeout.ms": 10_000 }), ""),
+        (json!({ "security.protocol": "SASL_SSL", "sasl.mechanism": "SCRAM-SHA-512" }), ""),
         (json!({ "enable.auto.commit": true }), "enable.auto.commit"),
         (json!({ "auto.offset.reset": "latest" }), "auto.offset.reset"),
         (json!({ "enable.partition.eof": false }), "enable.partition.eof"),
@@ -315,10 +319,25 @@ fn what_cannot_work_is_refused_before_anybody_is_asked() {
     for (properties, name) in cases {
         let job = Job::new(broker, "t");
         // Nobody listens there.
-        job.kafka(json!({ "brokers": "127.0.0.1:9", "properties": properties }));
+        job.kafka(json!({ "brokers": "127.0.0.1:9", "properties": &properties }));
         job.start("refused").expect(2, 20);
         let output = expect(job.path(), &["check", "refused.yaml"], 2);
         let said = String::from_utf8_lossy(&output.stderr).into_owned();
-        assert!(said.contains(&format!("source.kafka.properties.{name}")), "{name}: {said}");
+        assert!(said.contains("source.kafka.properties") && said.contains(name), "{properties}: {said}");
+    }
+    let cases = [
+        (json!({ "start": { "offsets": { "other-0": 1 } } }), "`other-0` is no partition of ours"),
+        (
+            json!({ "revoke_grace_ms": 60_000, "properties": { "max.poll.interval.ms": 60_000 } }),
+            "four fifths of max.poll.interval.ms (60000)",
+        ),
+    ];
+    for (more, wanted) in cases {
+        let job = Job::new(broker, "t");
+        job.kafka(more);
+        job.start("refused").expect(2, 20);
+        let output = expect(job.path(), &["check", "refused.yaml"], 2);
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(said.contains(wanted), "{said}");
     }
 }

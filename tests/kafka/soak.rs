@@ -147,6 +147,7 @@ impl Round {
         job.has_exactly((0..self.partitions).map(|partition| (partition, vec![0..each(partition)])));
         let failed = job.footers().iter().filter(|footer| footer["failed"] != "0").count();
         assert_eq!(failed, 0, "{}", said("failed rows"));
+        assert!(kills + freezes + outages > 0, "{}", said("nothing went wrong"));
         let parts = job.footers().len();
         // Past the harness, which shows what a test prints only if it fails.
         let mut past = std::io::stderr();

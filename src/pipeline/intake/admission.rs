@@ -8,6 +8,7 @@ use std::time::Instant;
 use bytes::Bytes;
 
 use super::Intake;
+use super::partitions::Lane;
 use crate::checkpoint::Partition;
 use crate::error::Result;
 use crate::load::Fetched;
@@ -17,8 +18,6 @@ use crate::pipeline::workers::Work;
 use crate::sample::Record;
 use crate::source::Source;
 use crate::stage::Fault;
-
-use super::partitions::Lane;
 
 /// What a record is taken to hold until its fetch says more, bytes.
 const UNKNOWN_RECORD: u64 = 512 << 10;

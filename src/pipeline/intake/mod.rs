@@ -278,6 +278,14 @@ impl<S: Source> Intake<S> {
         };
         let oldest = state.lanes.values().filter_map(|lane| lane.unpublished.oldest()).min();
         let fetch_errors = self.loader.as_ref().map(|loader| loader.errors()).unwrap_or_default();
-        Now { queues, oldest, fetch_errors }
+        let is_idle = self.in_flight() == 0;
+        let limiting = if queues.parts_bytes > self.max_queued || (is_idle && queues.parts_bytes > 0) {
+            Some("store")
+        } else if is_idle && state.pending.is_empty() && !state.exhausted {
+            Some("source")
+        } else {
+            None
+        };
+        Now { queues, oldest, fetch_errors, limiting }
     }
 }

@@ -3,11 +3,12 @@
 use std::collections::BTreeMap;
 
 use chrono::DateTime;
+use rdkafka::consumer::BaseConsumer;
 use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::error::{Error, Result};
-use crate::kafka::Connection;
+use crate::kafka::{Connection, Hearing, check_topic, words};
 use crate::source::config::{OneOrMany, Scalar};
 
 /// `source.kafka`: messages of one or more topics, each naming or holding an image, read as a member of a consumer group.
@@ -171,18 +172,15 @@ pub(super) const FIXED: &[(&str, &str)] = &[
 const BROKER_S: &[&str] =
     &["partition.assignment.strategy", "session.timeout.ms", "heartbeat.interval.ms", "group.protocol.type"];
 
+/// librdkafka's own `max.poll.interval.ms`.
+const MAX_POLL_INTERVAL_MS: u64 = 300_000;
+
 impl KafkaConfig {
     /// Looks for what cannot work; `Error::Config` names the key.
     pub fn check(&self) -> Result<()> {
         let wrong = |key: &str, why: String| Err(Error::Config(format!("source.kafka.{key}: {why}")));
-        let legal = |c: char| c.is_ascii_alphanumeric() || ['.', '_', '-'].contains(&c);
         for (index, topic) in self.topic.0.iter().enumerate() {
-            if topic.is_empty() || topic.len() > 249 || topic == "." || topic == ".." || !topic.chars().all(legal) {
-                return wrong(
-                    "topic",
-                    format!("`{topic}` is no topic's name: up to 249 letters, digits, dots, `_` and `-`"),
-                );
-            }
+            check_topic("source.kafka.topic", topic)?;
             if self.topic.0[..index].contains(topic) {
                 return wrong("topic", format!("`{topic}` is named twice"));
             }
@@ -190,8 +188,16 @@ impl KafkaConfig {
         if self.group.trim().is_empty() {
             return wrong("group", "is empty: name the consumer group of this dataset".into());
         }
-        if let Start::Timestamp(text) = &self.start {
-            milliseconds("start.timestamp", text)?;
+        self.start_ms()?;
+        if let Start::Offsets(offsets) = &self.start {
+            let of_ours = |partition: &str| {
+                let (topic, number) = partition.rsplit_once('-')?;
+                (self.topic.0.iter().any(|ours| ours == topic) && number.parse::<u32>().is_ok()).then_some(())
+            };
+            if let Some(partition) = offsets.keys().find(|partition| of_ours(partition).is_none()) {
+                let ours = &self.topic.0[0];
+                return wrong("start.offsets", format!("`{partition}` is no partition of ours: write it as {ours}-0"));
+            }
         }
         if let Until::Timestamp(text) = &self.until {
             milliseconds("until.timestamp", text)?;
@@ -208,8 +214,13 @@ impl KafkaConfig {
                 }
             }
         }
-        if self.revoke_grace_ms > 240_000 {
-            return wrong("revoke_grace_ms", "is over 240000: the group would throw this member out meanwhile".into());
+        let interval =
+            self.properties.get("max.poll.interval.ms").and_then(|ms| ms.parse().ok()).unwrap_or(MAX_POLL_INTERVAL_MS);
+        if self.revoke_grace_ms > interval / 5 * 4 {
+            let why = format!(
+                "is over four fifths of max.poll.interval.ms ({interval}): the group would throw this member out meanwhile"
+            );
+            return wrong("revoke_grace_ms", why);
         }
         let new_protocol =
             self.properties.get("group.protocol").is_some_and(|value| value.eq_ignore_ascii_case("consumer"));
@@ -220,7 +231,10 @@ impl KafkaConfig {
         if self.properties.contains_key("group.id") {
             return wrong("properties.group.id", "is given by source.kafka.group: leave it out".into());
         }
-        self.client().map(drop)
+        // What contradicts what, only a client knows; none is asked anything.
+        let client: std::result::Result<BaseConsumer<Hearing>, _> =
+            self.client()?.create_with_context(Hearing::default());
+        client.map(drop).map_err(|error| Error::Config(format!("source.kafka.properties: {}", words(&error))))
     }
 
     /// How the brokers are reached.

@@ -20,6 +20,10 @@ const LEADER_LAGS: Duration = Duration::from_secs(30);
 const LOOK_AT_IDS: Duration = Duration::from_secs(60);
 const LOOK_AT_ENDS: Duration = Duration::from_secs(1);
 const AGAIN: Duration = Duration::from_millis(500);
+/// Between two tries at most; and how long one may take, in which nothing is polled: a partition without a leader must not hold up
+/// those that have one.
+const AGAIN_LATEST: Duration = Duration::from_secs(20);
+const SPAN: Duration = Duration::from_secs(2);
 
 /// A start that has to be tried again.
 pub(super) struct Waiting {
@@ -31,13 +35,12 @@ pub(super) struct Waiting {
 }
 
 impl Poller {
-    /// Tries starts again whose time has come.
+    /// Tries a start again whose time has come: one at a time, between two looks at the messages.
     pub(super) fn start_again(&mut self) -> Result<()> {
         let now = Instant::now();
-        let (due, later) = std::mem::take(&mut self.state.waiting).into_iter().partition(|waiting| waiting.due <= now);
-        self.state.waiting = later;
-        let due: Vec<Waiting> = due;
-        due.into_iter().try_for_each(|waiting| self.start(waiting.partition, waiting.epoch, waiting.at, waiting.since))
+        let Some(due) = self.state.waiting.iter().position(|waiting| waiting.due <= now) else { return Ok(()) };
+        let waiting = self.state.waiting.swap_remove(due);
+        self.start(waiting.partition, waiting.epoch, waiting.at, waiting.since)
     }
 
     /// Reads a partition from `at` on, if the topic still has that and has it already.
@@ -51,9 +54,10 @@ impl Poller {
         self.state.slots[index].forget();
         let (topic, number) = (Arc::clone(&self.state.slots[index].topic), self.state.slots[index].number);
         let again = |poller: &mut Self, partition, at| {
-            poller.state.waiting.push(Waiting { partition, epoch, at, since, due: Instant::now() + AGAIN });
+            let due = Instant::now() + (since.elapsed() / 2).clamp(AGAIN, AGAIN_LATEST);
+            poller.state.waiting.push(Waiting { partition, epoch, at, since, due });
         };
-        let (low, high) = match brokers::span(&self.consumer, &topic, number) {
+        let (low, high) = match brokers::span(&self.consumer, &topic, number, SPAN) {
             Ok(span) => span,
             Err(error) => {
                 tracing::debug!(%partition, "where it begins and ends is not known yet: {error}");
