@@ -19,7 +19,8 @@ pub fn degrade(data: &[u8]) {
     let mut choices = Choices(data);
     let width = choices.side(4096);
     // Mostly small ones, for speed: faults are at borders.
-    let size = Size::new(width, choices.side(4096).min((if choices.below(32) == 0 { MOST } else { 256 }) / width).max(1));
+    let size =
+        Size::new(width, choices.side(4096).min((if choices.below(32) == 0 { MOST } else { 256 }) / width).max(1));
     let size = if choices.flag() { size } else { Size::new(size.height, size.width) };
     let clean = choices.picture(size);
     let steps: Vec<Value> = (0..1 + choices.below(3)).map(|_| step(&mut choices)).collect();
