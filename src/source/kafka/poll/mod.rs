@@ -119,6 +119,7 @@ pub(super) struct State {
     gone: BTreeMap<String, Instant>,
     looked_at_ids: Option<Instant>,
     looked_at_ends: Option<Instant>,
+    asked_for_ends: Option<Instant>,
     heard: Option<Instant>,
     stop: bool,
 }

@@ -19,6 +19,8 @@ const LEADER_LAGS: Duration = Duration::from_secs(30);
 /// Between two looks at topic ids, and at the ends of partitions.
 const LOOK_AT_IDS: Duration = Duration::from_secs(60);
 const LOOK_AT_ENDS: Duration = Duration::from_secs(1);
+/// Between two questions for the ends of paused partitions.
+const ASK_FOR_ENDS: Duration = Duration::from_secs(10);
 const AGAIN: Duration = Duration::from_millis(500);
 /// Between two tries at most; and how long one may take, in which nothing is polled: a partition without a leader must not hold up
 /// those that have one.
@@ -217,6 +219,14 @@ impl Poller {
     fn look_at_ends(&mut self) {
         for slot in self.state.slots.iter_mut().filter(|slot| slot.assigned) {
             slot.high = slot.high.max(brokers::seen_end(&self.consumer, &slot.topic, slot.number).unwrap_or(0));
+        }
+        // Of what is paused nothing is fetched, and so nothing seen.
+        if self.state.paused && self.state.asked_for_ends.is_none_or(|asked| asked.elapsed() > ASK_FOR_ENDS) {
+            for slot in self.state.slots.iter_mut().filter(|slot| slot.assigned) {
+                let Ok((_, high)) = brokers::span(&self.consumer, &slot.topic, slot.number, SPAN) else { break };
+                slot.high = slot.high.max(high);
+            }
+            self.state.asked_for_ends = Some(Instant::now());
         }
         let hearing = &self.consumer.context().hearing;
         if hearing.waits().is_some() && self.state.heard.is_none_or(|heard| heard.elapsed() > Duration::from_secs(2)) {
