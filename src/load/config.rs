@@ -37,7 +37,7 @@ pub struct LoadConfig {
     /// References fetched at once. More hides more latency and holds more memory. Default 64.
     #[schemars(range(min = 1))]
     pub concurrency: u32,
-    /// Requests to one host (or bucket) at once. Default 8.
+    /// Requests to one host (or bucket) at once; the files of a local root count as one host. Default 8.
     #[schemars(range(min = 1))]
     pub concurrency_per_host: u32,
     /// Tries after the first one, where another may help (no connection, cut bodies, 408, 429, 5xx). Default 4.

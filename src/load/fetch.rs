@@ -93,6 +93,9 @@ impl Fetched {
     }
 }
 
+/// The host that files of a local root count as.
+const DISK: &str = "file://";
+
 /// Fetches the bytes behind references.
 pub struct Loader {
     config: LoadConfig,
@@ -307,7 +310,8 @@ impl Loader {
                 }
                 Root::Local(root) => {
                     let (root, path, allowance) = (root.clone(), root.below(path)?, allowance.clone());
-                    let _slot = clock.excluding(self.slots.any()).await;
+                    // Each read has a thread, and each thread keeps some memory.
+                    let _slot = clock.excluding(self.slots.of(DISK)).await;
                     let read = move || root.read(&path, listed, |length| allowance.admit(length, max));
                     let read = tokio::task::spawn_blocking(read);
                     clock

@@ -40,7 +40,7 @@ pub(super) struct Slots {
     hosts: Mutex<HashMap<String, Weak<Semaphore>>>,
 }
 
-/// A place among all, and one at the host if there is one; both go back when it is dropped.
+/// A place at the host and one among all; both go back when it is dropped.
 pub(super) struct Slot {
     _all: Option<OwnedSemaphorePermit>,
     _host: Option<OwnedSemaphorePermit>,
@@ -76,10 +76,6 @@ impl Slots {
         // Neither semaphore is ever closed.
         let host = self.host(host).acquire_owned().await.ok();
         Slot { _all: self.all.clone().acquire_owned().await.ok(), _host: host }
-    }
-
-    pub(super) async fn any(&self) -> Slot {
-        Slot { _all: self.all.clone().acquire_owned().await.ok(), _host: None }
     }
 }
 

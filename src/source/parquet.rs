@@ -5,8 +5,8 @@
 //! partition to the next if that begins where the last ended. A start in the middle skips pages, or values within one,
 //! without decoding them. Rows that `where` refuses are found by reading its columns alone first.
 //!
-//! A local file is read page by page. Of a remote one, the columns wanted are fetched a whole row group at a time (only the
-//! pages wanted where the file has a page index), and of the version that the plan saw: a GET names its ETag.
+//! A file is read page by page, in threads that may wait. A remote one is read ahead in blocks (see [`ranged`]), and of the
+//! version that the plan saw: a GET names its ETag.
 //!
 //! Inline images are copied out of the batch: a record that waits in the pipeline holds its own bytes only. What cannot be
 //! bounded here is the writer's choice: a page is decoded whole (pyarrow puts 1,024 values in one, however large).
@@ -155,7 +155,7 @@ impl Group {
                 let size = file.row_bytes(number, &filter.mask).max(1);
                 let at_once = (BATCH_BYTES / size).clamp(1, 8192);
                 let all = std::iter::once(row..end).collect();
-                let mut batches = file.batches(number, &filter.mask, &all, at_once)?;
+                let mut batches = file.batches(number, &filter.mask, &all, at_once).await?;
                 let mut selected = filter::Ranges::from(row);
                 while let Some(batch) = batches.next(file, row).await? {
                     let mask = super::blocking(|| filter.matches(&batch));
@@ -167,7 +167,7 @@ impl Group {
         let size = file.row_bytes(number, &file.bound.mask);
         let most = if file.bound.inline { MAX_INLINE_ROWS } else { MAX_ROWS };
         let at_once = (BATCH_BYTES / size.max(1)).clamp(1, most);
-        let batches = file.batches(number, &file.bound.mask, &selected, at_once)?;
+        let batches = file.batches(number, &file.bound.mask, &selected, at_once).await?;
         Ok(Self { input, next: row, end, cheap: size <= CHEAP_ROW, selected, batches, left: None })
     }
 

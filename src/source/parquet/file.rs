@@ -10,16 +10,13 @@ use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
     ArrowReaderMetadata, ArrowReaderOptions, ParquetRecordBatchReader, ParquetRecordBatchReaderBuilder, RowSelection,
 };
-use ::parquet::arrow::async_reader::{ParquetRecordBatchStream, ParquetRecordBatchStreamBuilder};
-use ::parquet::errors::ParquetError;
-use ::parquet::file::metadata::PageIndexPolicy;
+use ::parquet::file::reader::ChunkReader;
 use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
-use futures::StreamExt;
 
 use super::columns::{Bound, Columns};
 use super::footer::{local_footer, local_version, no_parquet, parse_footer, row_starts};
-use super::ranged::{Ranged, read_error, unreadable};
+use super::ranged::{Ahead, Ranged, read_error, store_error, unreadable};
 use crate::error::{Error, Result};
 use crate::plan::Input;
 use crate::source::blocking;
@@ -54,9 +51,11 @@ enum Reader {
 }
 
 /// The batches of one row group.
-pub(super) enum Batches {
-    Local(ParquetRecordBatchReader),
-    Remote(Box<ParquetRecordBatchStream<Ranged>>),
+pub(super) struct Batches {
+    /// Away while a batch is read, and gone if nobody waited for its end.
+    reader: Option<ParquetRecordBatchReader>,
+    /// Where it reads from, if that is a store.
+    ahead: Option<Ahead>,
 }
 
 impl ParquetFile {
@@ -168,9 +167,9 @@ impl OpenFile {
             })?,
             Handle::Remote { store, path } => {
                 let mut ranged = Ranged::new(store.clone(), path.clone(), file.size, file.e_tag.as_deref());
-                let options = ArrowReaderOptions::new().with_offset_index_policy(PageIndexPolicy::Optional);
-                let metadata = ArrowReaderMetadata::load_async(&mut ranged, options).await;
-                (Reader::Remote(ranged), metadata.map_err(|error| read_error(&name, 0, error))?)
+                let metadata = ranged.metadata().await.map_err(|error| read_error(&name, 0, error))?;
+                let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new());
+                (Reader::Remote(ranged), metadata.map_err(|error| no_parquet(&name, error))?)
             }
         };
         let starts = row_starts(&name, metadata.metadata())?;
@@ -199,7 +198,7 @@ impl OpenFile {
     }
 
     /// Reads `rows` (of the file) of row group `group`, `at_once` in a batch.
-    pub(super) fn batches(
+    pub(super) async fn batches(
         &self,
         group: usize,
         mask: &ProjectionMask,
@@ -212,26 +211,28 @@ impl OpenFile {
         let ranges = rows.iter().map(|range| local(range.start)..local(range.end));
         let selection = RowSelection::from_consecutive_ranges(ranges, total);
         let at_once = usize::try_from(at_once).unwrap_or(usize::MAX);
-        let unreadable = |error: ParquetError| read_error(&self.name, start, error);
-        Ok(match &self.reader {
+        let plan = (self.metadata.clone(), group, mask.clone(), selection, at_once);
+        let (reader, ahead) = match &self.reader {
             Reader::Local(file) => {
                 let file = file.try_clone().map_err(|error| Error::disk(&*self.name, error))?;
-                let builder = ParquetRecordBatchReaderBuilder::new_with_metadata(file, self.metadata.clone())
-                    .with_row_groups(vec![group])
-                    .with_projection(mask.clone())
-                    .with_row_selection(selection)
-                    .with_batch_size(at_once);
-                Batches::Local(builder.build().map_err(unreadable)?)
+                (waiting(move || open_group(file, plan)).await?, None)
             }
             Reader::Remote(ranged) => {
-                let builder = ParquetRecordBatchStreamBuilder::new_with_metadata(ranged.clone(), self.metadata.clone())
-                    .with_row_groups(vec![group])
-                    .with_projection(mask.clone())
-                    .with_row_selection(selection)
-                    .with_batch_size(at_once);
-                Batches::Remote(Box::new(builder.build().map_err(unreadable)?))
+                let ahead = Ahead::new(ranged.clone());
+                let from = ahead.clone();
+                (waiting(move || open_group(from, plan)).await?, Some(ahead))
             }
-        })
+        };
+        let reader = reader.map_err(|error| self.failed(start, ahead.as_ref(), &error))?;
+        Ok(Batches { reader: Some(reader), ahead })
+    }
+
+    /// Reading from `row` on failed.
+    fn failed(&self, row: u64, ahead: Option<&Ahead>, error: &dyn std::fmt::Display) -> Error {
+        match ahead.and_then(Ahead::fault) {
+            Some(error) => store_error(&self.name, &error),
+            None => self.unreadable(row, error),
+        }
     }
 
     /// Rows from `row` on do not decode.
@@ -240,12 +241,37 @@ impl OpenFile {
     }
 }
 
+/// What to read: of a file, a row group, columns, rows, so many at once.
+type Plan = (ArrowReaderMetadata, usize, ProjectionMask, RowSelection, usize);
+
+fn open_group<T: ChunkReader + 'static>(
+    from: T,
+    (metadata, group, mask, selection, at_once): Plan,
+) -> ::parquet::errors::Result<ParquetRecordBatchReader> {
+    ParquetRecordBatchReaderBuilder::new_with_metadata(from, metadata)
+        .with_row_groups(vec![group])
+        .with_projection(mask)
+        .with_row_selection(selection)
+        .with_batch_size(at_once)
+        .build()
+}
+
 impl Batches {
     /// The next batch; `row` is for messages.
     pub(super) async fn next(&mut self, file: &OpenFile, row: u64) -> Result<Option<RecordBatch>> {
-        match self {
-            Self::Local(reader) => blocking(|| reader.next()).transpose().map_err(|error| file.unreadable(row, &error)),
-            Self::Remote(stream) => stream.next().await.transpose().map_err(|error| read_error(&file.name, row, error)),
-        }
+        let mut reader =
+            self.reader.take().ok_or_else(|| Error::Bug(format!("{} is being read already", file.name)))?;
+        let (reader, batch) = waiting(move || {
+            let batch = reader.next();
+            (reader, batch)
+        })
+        .await?;
+        self.reader = Some(reader);
+        batch.transpose().map_err(|error| file.failed(row, self.ahead.as_ref(), &error))
     }
+}
+
+/// Runs `work`, which may wait for a disk or a store, on a thread of its own.
+async fn waiting<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T> {
+    tokio::task::spawn_blocking(work).await.map_err(|gone| Error::Bug(format!("reading Parquet: {gone}")))
 }
