@@ -1,5 +1,7 @@
 //! Choices made of a fuzzer's bytes, so that small changes of the bytes are small changes of the case.
 
+use lm4lv::image::{Image, Size};
+
 /// What is left of the bytes; behind their end come zeros.
 pub(super) struct Choices<'a>(pub(super) &'a [u8]);
 
@@ -43,11 +45,19 @@ impl Choices<'_> {
         (u32::from(self.u16()) % (1 << bits) + 1).min(most)
     }
 
+    /// A picture's size, up to 4,096 × 3 or 3 × 4,096. Mostly small ones, for speed, behind the end of the bytes too: faults are at borders.
+    pub(super) fn size(&mut self) -> Size {
+        let (longest, pixels) = if self.below(128) == 77 { (4096, 12_288) } else { (64, 256) };
+        let width = self.side(longest);
+        let size = Size::new(width, self.side(longest).min(pixels / width).max(1));
+        if self.flag() { size } else { Size::new(size.height, size.width) }
+    }
+
     /// Levels without an end, by one of a few patterns: flat, noise, ramps, blocks.
-    pub(super) fn picture(&mut self, size: lm4lv::image::Size) -> lm4lv::image::Image {
+    pub(super) fn picture(&mut self, size: Size) -> Image {
         let (kind, mut state) = (self.below(4), self.u32());
         let flat = state.to_le_bytes();
-        lm4lv::image::Image::from_fn(size, |x, y| {
+        Image::from_fn(size, |x, y| {
             state = state.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
             match kind {
                 0 => [flat[0], flat[1], flat[2]],

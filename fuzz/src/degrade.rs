@@ -11,17 +11,10 @@ use serde_json::{Map, Value, json};
 use super::choices::Choices;
 use super::record;
 
-/// Pixels of the clean image, at most: 4,096 × 3.
-const MOST: u32 = 12_288;
-
 /// Degrades a picture.
 pub fn degrade(data: &[u8]) {
     let mut choices = Choices(data);
-    let width = choices.side(4096);
-    // Mostly small ones, for speed: faults are at borders.
-    let size =
-        Size::new(width, choices.side(4096).min((if choices.below(32) == 0 { MOST } else { 256 }) / width).max(1));
-    let size = if choices.flag() { size } else { Size::new(size.height, size.width) };
+    let size = choices.size();
     let clean = choices.picture(size);
     let steps: Vec<Value> = (0..1 + choices.below(3)).map(|_| step(&mut choices)).collect();
     let recipe = match choices.below(8) {

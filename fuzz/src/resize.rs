@@ -6,19 +6,14 @@ use lm4lv::image::{Image, Size};
 
 use super::choices::Choices;
 
-/// Pixels of a picture.
+/// Pixels of a picture, at most.
 const MOST: u32 = 12_288;
 
 /// Resamples a picture.
 pub fn resize(data: &[u8]) {
     let mut choices = Choices(data);
     let filter = choices.of(&[Filter::Bicubic, Filter::Bilinear, Filter::Lanczos, Filter::Box]);
-    let mut size = || {
-        let width = choices.side(4096);
-        // Mostly small ones, for speed: faults are at borders.
-        Size::new(width, choices.side(4096).min((if choices.below(32) == 0 { MOST } else { 512 }) / width).max(1))
-    };
-    let (from, to) = (size(), size());
+    let (from, to) = (choices.size(), choices.size());
     let image = choices.picture(from);
     let out = resized(&image, to, filter);
     assert_eq!((out.size(), out.as_bytes().len()), (to, to.pixels() * 3));
