@@ -1,7 +1,7 @@
 //! The only place that wires tasks and channels (long because all of the wiring is to be seen at once).
 //!
 //! ```text
-//! intake (this task)             workers (threads)                    sink (a task)
+//! intake (this task)             workers (threads)                    sink (a thread)
 //! source → admission → fetches → decode, resize, degrade, score, encode → window → parts → store
 //!    ↑                                                                                      │
 //!    └───────────── notices: published, conflict, where a chain ends ────────────────────────┘
@@ -36,6 +36,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::time::{Duration, Instant};
 
+use futures::future::abortable;
 use tokio::sync::{mpsc, watch};
 
 use crate::checkpoint::{Checkpoint, Partition};
@@ -218,7 +219,8 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
     let arrivals = onward.map(|onward| onward.arrivals.clone());
     let limit = parts.run.memory_mib << 20;
     let dataset = parts.sink.dataset();
-    let sink = tokio::spawn(deliver(
+    // A thread of its own, since it writes files: a task that blocks would leave its place to one more thread each time.
+    let (delivering, sink_abort) = abortable(deliver(
         parts.sink,
         limit,
         Arc::clone(&flow),
@@ -227,6 +229,8 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
         reports_sent,
         state_sent,
     ));
+    let runtime = tokio::runtime::Handle::current();
+    let sink = thread("sink".to_owned(), move || runtime.block_on(delivering).unwrap_or_default())?;
     let intake = Intake {
         source: parts.source,
         loader: parts.loader,
@@ -250,16 +254,17 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
     // The intake's channels are gone: the workers end, then the sink. Whoever is still busy then works for nothing, and is not
     // waited for: a worker holds pixels only, the sink's scratch is swept by the next run.
     if ended.is_err() {
-        sink.abort();
+        sink_abort.abort();
     }
     let limit = tokio::time::Instant::now() + AFTERWARDS;
-    while threads.iter().any(|thread| !thread.is_finished()) && tokio::time::Instant::now() < limit {
+    let running = || threads.iter().chain([&sink]).any(|thread| !thread.is_finished());
+    while running() && tokio::time::Instant::now() < limit {
         tokio::time::sleep(Duration::from_millis(1)).await;
     }
-    match tokio::time::timeout_at(limit, sink).await {
-        Ok(Err(gone)) if gone.is_panic() && ended.is_ok() => Err(Error::Bug(format!("the sink: {gone}"))),
-        _ => ended,
+    if ended.is_ok() && sink.is_finished() && sink.join().is_err() {
+        return Err(Error::Bug("the sink panicked".into()));
     }
+    ended
 }
 
 fn thread(name: String, life: impl FnOnce() + Send + 'static) -> Result<std::thread::JoinHandle<()>> {
@@ -269,7 +274,7 @@ fn thread(name: String, life: impl FnOnce() + Send + 'static) -> Result<std::thr
         .map_err(|source| Error::Bug(format!("cannot start a thread: {source}")))
 }
 
-/// The sink task: orders, builds and publishes until every sender is gone.
+/// The sink: orders, builds and publishes until every sender is gone.
 async fn deliver(
     mut sink: Sink,
     limit: u64,
@@ -288,7 +293,7 @@ async fn deliver(
                 let Some(delivery) = delivery else { return };
                 handled += 1;
                 let started = Instant::now();
-                let taken = tokio::task::block_in_place(|| take(&mut sink, delivery, limit, &flow));
+                let taken = take(&mut sink, delivery, limit, &flow);
                 meter.add_busy("sink", started.elapsed());
                 taken
             }

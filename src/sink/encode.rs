@@ -112,14 +112,16 @@ fn encode(
     format: ColumnEncoding,
 ) -> Result<EncodedImage, Fault> {
     let icc = origin.and_then(|origin| origin.icc.as_deref());
+    // A copy, since an encoder's buffer is several times the file, and the sink keeps many files.
+    let exactly = |file: Vec<u8>| Bytes::copy_from_slice(&file);
     let (bytes, extension) = match format {
         ColumnEncoding::Original => match origin.filter(untouched).filter(|origin| !origin.bytes.is_empty()) {
             Some(origin) => (origin.bytes.clone(), origin.extension),
-            None => (png(image, icc, PngConfig::default())?, "png"),
+            None => (exactly(png(image, icc, PngConfig::default())?), "png"),
         },
-        ColumnEncoding::Png(config) => (png(image, icc, config)?, "png"),
-        ColumnEncoding::Jpeg(config) => (jpeg(image, icc, config)?, "jpg"),
-        ColumnEncoding::Webp(_) => (webp(image, icc)?, "webp"),
+        ColumnEncoding::Png(config) => (exactly(png(image, icc, config)?), "png"),
+        ColumnEncoding::Jpeg(config) => (exactly(jpeg(image, icc, config)?), "jpg"),
+        ColumnEncoding::Webp(_) => (exactly(webp(image, icc)?), "webp"),
     };
     if bytes.len() > MAX_BYTES {
         return Err(too_large(bytes.len()));
@@ -136,7 +138,7 @@ fn refused(format: &str, image: &Image, why: impl std::fmt::Display) -> Fault {
 }
 
 /// 8-bit RGB PNG.
-fn png(image: &Image, icc: Option<&[u8]>, config: PngConfig) -> Result<Bytes, Fault> {
+fn png(image: &Image, icc: Option<&[u8]>, config: PngConfig) -> Result<Vec<u8>, Fault> {
     let mut info = png::Info::with_size(image.width(), image.height());
     info.color_type = png::ColorType::Rgb;
     info.bit_depth = png::BitDepth::Eight;
@@ -156,22 +158,22 @@ fn png(image: &Image, icc: Option<&[u8]>, config: PngConfig) -> Result<Bytes, Fa
         writer.finish()
     });
     written.map_err(|e| refused("PNG", image, e))?;
-    Ok(Bytes::from(bytes))
+    Ok(bytes)
 }
 
 /// Baseline JPEG, as Pillow writes it.
-fn jpeg(image: &Image, icc: Option<&[u8]>, config: JpegConfig) -> Result<Bytes, Fault> {
+fn jpeg(image: &Image, icc: Option<&[u8]>, config: JpegConfig) -> Result<Vec<u8>, Fault> {
     let subsampling = match config.subsampling {
         Subsampling::Full => jpeg::Subsampling::S444,
         Subsampling::Across => jpeg::Subsampling::S422,
         Subsampling::Both => jpeg::Subsampling::S420,
     };
     let file = jpeg::encode(image, config.quality, subsampling, icc);
-    file.map(Bytes::from).ok_or_else(|| refused("JPEG", image, "65535 across and down are the most"))
+    file.ok_or_else(|| refused("JPEG", image, "65535 across and down are the most"))
 }
 
 /// Lossless WebP.
-fn webp(image: &Image, icc: Option<&[u8]>) -> Result<Bytes, Fault> {
+fn webp(image: &Image, icc: Option<&[u8]>) -> Result<Vec<u8>, Fault> {
     if image.width() > 16_384 || image.height() > 16_384 {
         return Err(refused("WebP", image, "16384 across and down are the most"));
     }
@@ -183,7 +185,7 @@ fn webp(image: &Image, icc: Option<&[u8]>) -> Result<Bytes, Fault> {
     encoder
         .write_image(image.as_bytes(), image.width(), image.height(), ExtendedColorType::Rgb8)
         .map_err(|e| refused("WebP", image, e))?;
-    Ok(Bytes::from(bytes))
+    Ok(bytes)
 }
 
 #[cfg(test)]
