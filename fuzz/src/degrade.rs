@@ -16,7 +16,7 @@ pub fn degrade(data: &[u8]) {
     let mut choices = Choices(data);
     let size = choices.size();
     let clean = choices.picture(size);
-    let steps: Vec<Value> = (0..1 + choices.below(3)).map(|_| step(&mut choices)).collect();
+    let steps: Vec<Value> = (0..1 + choices.below(3)).map(|_| step(&mut choices, size)).collect();
     let recipe = match choices.below(8) {
         0 => json!([{ "shuffle": steps.iter().map(|step| json!({ "recipe": [step] })).collect::<Vec<_>>() }]),
         1 => json!([{ "repeat": { "times": choices.below(3), "recipe": steps } }]),
@@ -76,8 +76,8 @@ pub fn degrade(data: &[u8]) {
     }
 }
 
-/// One operation with what its spec allows.
-fn step(choices: &mut Choices<'_>) -> Value {
+/// One operation with what its spec allows, on a picture of `size`.
+fn step(choices: &mut Choices<'_>, size: Size) -> Value {
     let spec = &OPERATIONS[choices.below(OPERATIONS.len() as u32) as usize].spec;
     let mut words = Map::new();
     let mut params = Map::new();
@@ -94,6 +94,8 @@ fn step(choices: &mut Choices<'_>) -> Value {
         };
         if given {
             let value = match param.kind {
+                // 4,096 × 3 pixels, turned and kept whole, are 8 million: a blur of those takes as long as 10,000 other cases.
+                Kind::Flag if param.name == "expand" => json!(choices.flag() && size.width.max(size.height) <= 64),
                 Kind::Word(_) | Kind::Flag => scalar(param, choices),
                 _ => setting(param, choices),
             };
