@@ -132,7 +132,7 @@ impl Page {
 
     fn work(&self, lines: &mut Lines<'_>) -> fmt::Result {
         let Figures { queues, busy_s, workers, batch_sizes, oldest_unpublished_s, .. } = &self.figures;
-        let help = "Time that threads spent in a stage; fetch: that CPU threads waited for fetches";
+        let help = "Time that threads spent in a stage; fetch, memory: that CPU threads waited for it";
         lines.counters("lm4lv_stage_busy", help, Some(&Unit::Seconds), "stage", busy_s.iter().copied())?;
         lines.gauge("lm4lv_workers", "CPU threads", None, *workers as f64)?;
         let help = "Images and tiles in a batch of the restorer";

@@ -179,7 +179,7 @@ fn variables_are_replaced_after_parsing() {
 #[test]
 fn sets_override() {
     let p = read(BASE, &["degrade.seed=7", "run.memory_mib=500", "run.storm.share=0.5"]).unwrap();
-    assert_eq!((p.degrade.unwrap().seed, p.run.memory_mib, p.run.storm.share), (7, 500, 0.5));
+    assert_eq!((p.degrade.unwrap().seed, p.run.memory_mib, p.run.storm.share), (7, Some(500), 0.5));
     refused(
         BASE,
         &["run.workers=1", "degrade.sede=7"],

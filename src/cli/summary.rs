@@ -115,7 +115,11 @@ fn figures(summary: &Summary) -> Vec<Vec<String>> {
         .stages
         .iter()
         .map(|share| {
-            let mark = if summary.limiting == Some(share.stage) { " (limits)" } else { "" };
+            let mark = match summary.limiting {
+                Some("memory") if share.stage == "memory" => " (limits: raise run.memory_mib)",
+                Some(stage) if share.stage == stage => " (limits)",
+                _ => "",
+            };
             format!("{} {:.0} %{mark}", share.stage, share.busy * 100.0)
         })
         .collect();

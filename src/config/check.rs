@@ -174,7 +174,7 @@ fn images(pipeline: &Pipeline) -> Result<(), Problem> {
 
 fn run(pipeline: &Pipeline) -> Result<(), Problem> {
     let run = &pipeline.run;
-    if !(64..=1 << 20).contains(&run.memory_mib) {
+    if run.memory_mib.is_some_and(|mib| !(64..=1 << 20).contains(&mib)) {
         return Err(problem("run.memory_mib", "from 64 (what images in work need) to 1048576 MiB"));
     }
     if !(0.0..=1.0).contains(&run.max_failed_share) {

@@ -17,10 +17,14 @@ pub fn pipeline_schema() -> Value {
 }
 
 fn allow_variables(schema: &mut Schema) {
-    let kind = schema.get("type").and_then(Value::as_str).unwrap_or_default().to_owned();
-    if matches!(kind.as_str(), "integer" | "number" | "boolean") {
+    let mut kinds: Vec<Value> = match schema.get("type") {
+        Some(Value::Array(kinds)) => kinds.clone(),
+        kind => kind.cloned().into_iter().collect(),
+    };
+    if kinds.iter().any(|kind| matches!(kind.as_str(), Some("integer" | "number" | "boolean"))) {
+        kinds.push("string".into());
         // `pattern` binds texts only, `minimum` numbers only.
-        schema.insert("type".to_owned(), json!([kind, "string"]));
+        schema.insert("type".to_owned(), json!(kinds));
         schema.insert("pattern".to_owned(), json!("\\$\\{"));
     }
 }

@@ -85,8 +85,10 @@ pub struct RunConfig {
     /// CPU threads for decoding, degrading, scoring and encoding; `auto`: the CPUs that the process may use (its cgroup and
     /// affinity). Default `auto`.
     pub workers: Count,
-    /// MiB of pixels and bytes in flight; over it intake pauses. At least 64. Default 400.
-    pub memory_mib: u64,
+    /// MiB of pixels and bytes in flight, half of it for pixels; over it intake pauses, and workers wait for each other. At least
+    /// 64. Default 200 for each worker, at least 400.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub memory_mib: Option<u64>,
     /// Seconds from SIGTERM to the end: what is not written then is done by the next run. Default 25, below the 30 s of
     /// Kubernetes.
     pub drain_s: u64,
@@ -105,13 +107,18 @@ impl RunConfig {
     pub fn workers(&self) -> usize {
         self.workers.count()
     }
+
+    /// Bytes of pixels and files in flight.
+    pub fn memory(&self) -> u64 {
+        self.memory_mib.unwrap_or_else(|| (200 * self.workers() as u64).max(400)) << 20
+    }
 }
 
 impl Default for RunConfig {
     fn default() -> Self {
         Self {
             workers: Count::Auto,
-            memory_mib: 400,
+            memory_mib: None,
             drain_s: 25,
             max_failed_share: 1.0,
             storm: StormConfig::default(),

@@ -121,6 +121,11 @@ impl DegradeConfig {
         names.into_iter().collect()
     }
 
+    /// True if an operation of the recipe may move pixels. `Err` is a bug in a preset.
+    pub fn turns(&self) -> Result<bool, String> {
+        Ok(recipe::turns(&recipe::expand(&self.recipe)?))
+    }
+
     /// The number of recipes in the longest `by_variant`; with fewer `variants`, the last of them are never done. 0 without.
     pub fn longest_by_variant(&self) -> usize {
         recipe::longest_by_variant(&self.recipe)

@@ -256,6 +256,13 @@ pub(crate) fn longest_by_variant(steps: &[Step]) -> usize {
     longest
 }
 
+/// True if an operation among the expanded steps moves pixels.
+pub(crate) fn turns(steps: &[Step]) -> bool {
+    let mut turns = false;
+    match_steps(steps, &mut |step| turns |= matches!(step, Step::Operation(settings) if settings.spec.geometry));
+    turns
+}
+
 /// Adds the names of the kept columns that the steps read.
 pub(crate) fn columns(steps: &[Step], names: &mut std::collections::BTreeSet<String>) {
     let mut control = |setting: &Setting| {

@@ -27,9 +27,12 @@ const RESIZE: &str = "load.resize";
 const CROP: &str = "load.crop";
 const VERSION: u16 = 1;
 
-/// Bytes that the stages behind hold for each pixel of one sample at work: planes of f32 and one more set for a filter
-/// (24), the images before and after (6), maps of a score (12), the encoded file (6).
-const STAGES: u64 = 48;
+/// Bytes that the stages behind hold for each pixel of one sample at work, beside its image: planes of f32 (12), and what the
+/// greediest of them, resampling, makes of them (11, measured). Scores and encoders hold less.
+const STAGES: u64 = 24;
+
+/// The same where a recipe turns images, which takes a second set of planes, larger where all corners are kept (36, measured).
+const TURNING: u64 = 48;
 
 /// Bytes that each variant's image, and its encoded form, keep for each pixel while others are at work.
 const VARIANT: u64 = 6;
@@ -47,6 +50,8 @@ pub struct Prepare {
     variants: u16,
     /// Bytes that each variant keeps for each of its pixels.
     variant: u64,
+    /// Bytes that the stages hold for each pixel of the one at work.
+    stages: u64,
 }
 
 /// The numbers of a recorded resize.
@@ -88,7 +93,13 @@ fn failure(code: FailureCode, message: String) -> Failure {
 impl Prepare {
     /// `seed` and `variants` are the `degrade` section's (0 and 1 without one).
     pub fn new(config: &LoadConfig, seed: u64, variants: u16) -> Self {
-        Self { config: config.clone(), bounds: Bounds::new(config), seed, variants, variant: VARIANT }
+        let (config, bounds) = (config.clone(), Bounds::new(config));
+        Self { config, bounds, seed, variants, variant: VARIANT, stages: STAGES }
+    }
+
+    /// Counts what turning holds of an image as well, if the recipe `turns` it.
+    pub fn turned(self, turns: bool) -> Self {
+        Self { stages: if turns { TURNING } else { STAGES }, ..self }
     }
 
     /// Counts what restoring holds of each image as well, with a baseline or without.
@@ -121,7 +132,7 @@ impl Prepare {
                 Crop::Centre(crop) => u64::from(crop.size.width) * u64::from(crop.size.height),
                 Crop::Random(crop) => u64::from(crop.size.width) * u64::from(crop.size.height),
             };
-            result += cropped * (u64::from(self.variants) * self.variant + STAGES) + resized.pixels() as u64 * 3;
+            result += cropped * (u64::from(self.variants) * self.variant + self.stages) + resized.pixels() as u64 * 3;
         }
         // The decoder's work and the stages' do not overlap.
         files + decoding.max(result)

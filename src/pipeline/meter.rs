@@ -12,7 +12,9 @@ use crate::report::summary::{Batches, Snapshot, StageShare, Summary};
 use crate::sink::{Outcomes, Published};
 
 /// The stages in the order of the flow; `fetch` is the time that workers waited while fetches were under way.
-const STAGES: &[&str] = &["fetch", "decode", "degrade", RESTORE, "score", "encode", "sink"];
+const STAGES: &[&str] = &["fetch", MEMORY, "decode", "degrade", RESTORE, "score", "encode", "sink"];
+/// The time that workers waited until others needed less of `run.memory_mib`; not shown where none did.
+pub(super) const MEMORY: &str = "memory";
 /// The stage with a thread of its own; not shown where nothing is restored.
 const RESTORE: &str = "restore";
 /// Rates and shares of late cover this.
@@ -200,7 +202,7 @@ impl Meter {
         STAGES
             .iter()
             .enumerate()
-            .filter(|(index, stage)| **stage != RESTORE || to.busy_ns[*index] > 0)
+            .filter(|(index, stage)| ![RESTORE, MEMORY].contains(stage) || to.busy_ns[*index] > 0)
             .map(|(index, stage)| {
                 let threads = if ["sink", RESTORE].contains(stage) { 1 } else { self.workers };
                 let busy = (to.busy_ns[index] - from.busy_ns[index]) as f64 / 1e9;
@@ -268,7 +270,8 @@ impl Meter {
     }
 }
 
-/// The stage that the others wait for, `None` while nothing happened: the fetches if workers wait for them, else what takes most of the workers' time.
+/// The stage that the others wait for, `None` while nothing happened: fetches or memory if workers wait for them, else what takes
+/// most of the workers' time.
 fn limiting(stages: &[StageShare]) -> Option<&'static str> {
     if stages.iter().all(|stage| stage.busy < 0.01) {
         return None;
@@ -278,11 +281,31 @@ fn limiting(stages: &[StageShare]) -> Option<&'static str> {
     if share(RESTORE) > 1.0 - WAITING {
         return Some(RESTORE);
     }
-    if share("fetch") > WAITING {
-        return Some("fetch");
+    for waited in ["fetch", MEMORY] {
+        if share(waited) > WAITING {
+            return Some(waited);
+        }
     }
     if share("sink") > 1.0 - WAITING {
         return Some("sink");
     }
     stages.iter().filter(|stage| stage.busy > 0.0).max_by(|a, b| a.busy.total_cmp(&b.busy)).map(|stage| stage.stage)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_workers_wait_for_limits() {
+        let limits = |busy: &[(&'static str, f64)]| {
+            limiting(&busy.iter().map(|&(stage, busy)| StageShare { stage, busy }).collect::<Vec<_>>())
+        };
+        assert_eq!(limits(&[("fetch", 0.001), ("degrade", 0.002)]), None);
+        assert_eq!(limits(&[("fetch", 0.1), ("memory", 0.1), ("degrade", 0.5), ("encode", 0.3)]), Some("degrade"));
+        assert_eq!(limits(&[("fetch", 0.0), ("memory", 0.48), ("degrade", 0.5)]), Some("memory"));
+        assert_eq!(limits(&[("fetch", 0.3), ("degrade", 0.7)]), Some("fetch"));
+        assert_eq!(limits(&[("memory", 0.4), ("decode", 0.1), ("restore", 0.9)]), Some("restore"));
+        assert_eq!(limits(&[("degrade", 0.6), ("sink", 0.9)]), Some("sink"));
+    }
 }

@@ -174,7 +174,7 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
     let crew = Arc::new(Crew {
         prepare: parts.prepare,
         stages: parts.stages,
-        pixels: Pixels::new((parts.run.memory_mib << 20) / 2),
+        pixels: Pixels::new(parts.run.memory() / 2),
         meter: Arc::clone(&parts.meter),
         flow: Arc::clone(&flow),
     });
@@ -217,7 +217,7 @@ pub(crate) async fn drive<S: Source>(parts: Parts<S>, stop: impl Future<Output =
     }
     drop(work_received);
     let arrivals = onward.map(|onward| onward.arrivals.clone());
-    let limit = parts.run.memory_mib << 20;
+    let limit = parts.run.memory();
     let dataset = parts.sink.dataset();
     // A thread of its own, since it writes files: a task that blocks would leave its place to one more thread each time.
     let (delivering, sink_abort) = abortable(deliver(

@@ -177,12 +177,13 @@ pub async fn run_with(
     card::write_card(&dataset, &columns, &pipeline.sink.split).await?;
     let load = pipeline.load.as_ref();
     let root = opened.default_root();
-    let budget = pipeline.run.memory_mib << 20;
+    let budget = pipeline.run.memory();
     let loader = load.map(|load| Loader::new(load, &pipeline.stores, root.as_deref(), budget / 4)).transpose()?;
     let longest = load.map(LoadConfig::max_bytes);
     let fits = move |reference: &str| longest.is_none_or(|max| load::fits(reference, max));
     let seed = pipeline.degrade.as_ref().map_or(0, |degrade| degrade.seed);
-    let prepare = load.map(|load| Prepare::new(load, seed, pipeline.variants()));
+    let turns = pipeline.degrade.as_ref().map_or(Ok(false), |degrade| degrade.turns()).map_err(Error::Bug)?;
+    let prepare = load.map(|load| Prepare::new(load, seed, pipeline.variants()).turned(turns));
     let writer = format!("{}-{}", std::process::id(), uuid::Uuid::new_v4().simple());
     let run = uuid::Uuid::new_v4().to_string();
     let (version, count) = (env!("CARGO_PKG_VERSION"), partitions.len());

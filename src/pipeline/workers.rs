@@ -9,6 +9,7 @@ use std::time::Instant;
 
 use tokio::sync::mpsc;
 
+use super::meter::MEMORY;
 use super::restore::{Arrivals, Cutter, Halfway, Piece};
 use super::{Delivery, Flow, Meter, Report};
 use crate::error::{Error, Result};
@@ -223,11 +224,16 @@ impl Crew {
             self.run(&[before, behind], &mut item)?;
             return Ok(Made::Item(self.count(item)));
         };
+        let mut waiting = None;
         let pixels = self.pixels.take(prepare.working_bytes(&fetched), || {
+            waiting = Some(Instant::now());
             if let Some(onward) = onward {
                 onward.arrivals.nudge();
             }
         });
+        if let Some(waiting) = waiting {
+            self.meter.add_busy(MEMORY, waiting.elapsed());
+        }
         let started = Instant::now();
         let samples = prepare.samples(&record, fetched)?;
         self.meter.add_busy("decode", started.elapsed());

@@ -61,7 +61,7 @@ impl<S: Source> Intake<S> {
         }
         let Some(loader) = self.loader.clone() else { return self.pass_on() };
         let concurrency = if self.storm.is_open() { 1 } else { self.concurrency };
-        let limit = self.config.memory_mib << 20;
+        let limit = self.config.memory();
         while self.state.fetches.len() + self.state.handing.len() < concurrency {
             let known = self.state.fetching.load(Relaxed);
             let unknown = (self.state.fetches.len() as u64 + 1) * UNKNOWN_RECORD + known;
@@ -84,7 +84,7 @@ impl<S: Source> Intake<S> {
 
     /// Where nothing is loaded, hands records on as they came, many at a time: inline bytes pass by inside the record.
     fn pass_on(&mut self) {
-        let limit = self.config.memory_mib << 20;
+        let limit = self.config.memory();
         while self.state.handing.is_empty()
             && (self.flow.held.total() <= limit || self.in_flight() == 0)
             && self.flow.held.queued.load(Relaxed) <= self.max_queued

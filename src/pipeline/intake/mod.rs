@@ -167,7 +167,7 @@ impl<S: Source> Intake<S> {
             if let Some(arrivals) = &self.arrivals {
                 arrivals.set_more(self.may_have_more());
             }
-            let hungry = self.state.pending.is_hungry(self.concurrency, (self.config.memory_mib << 20) / PENDING_SHARE);
+            let hungry = self.state.pending.is_hungry(self.concurrency, self.config.memory() / PENDING_SHARE);
             let waiting = self.state.retry_at.is_some() || !self.state.source_waits.is_empty();
             let ask = !stopping && !self.state.exhausted;
             let state = &mut self.state;
