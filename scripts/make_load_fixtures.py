@@ -19,6 +19,7 @@ from PIL import Image, ImageOps
 
 OUT = Path(__file__).resolve().parent.parent / "tests" / "fixtures" / "load"
 WIDTH, HEIGHT = 29, 23
+FILL_ORDER, EXTRA_SAMPLES = 266, 338
 
 
 def picture() -> Image.Image:
@@ -50,6 +51,13 @@ def png(width: int, height: int, depth: int, colour: int, rows: list[bytes], int
 def adam7(image: np.ndarray) -> list[bytes]:
     passes = [(0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2)]
     return [row.tobytes() for x, y, dx, dy in passes for row in image[y::dy, x::dx] if row.size]
+
+
+def with_alpha_multiplied(tiff: bytes) -> bytes:
+    """The same little-endian file, now saying that its colours are multiplied with its alpha; Pillow reads such, but writes none."""
+    before, after = (struct.pack("<HHIHH", EXTRA_SAMPLES, 3, 1, kind, 0) for kind in (2, 1))
+    assert tiff.count(before) == 1
+    return tiff.replace(before, after)
 
 
 def orientation(value: int) -> Image.Exif:
@@ -115,6 +123,9 @@ def files() -> dict[str, bytes]:
         "rgb.bmp": saved(image, format="bmp"),
         "32.bmp": saved(alpha, format="bmp"),
         "1.tif": saved(image.convert("1"), format="tiff", compression="group4"),
+        "1-lowest-first.tif": saved(image.convert("1"), format="tiff", compression="group4", tiffinfo={FILL_ORDER: 2}),
+        "lowest-first.tif": saved(image, format="tiff", compression="tiff_lzw", tiffinfo={FILL_ORDER: 2}),
+        "multiplied.tif": with_alpha_multiplied(saved(alpha, format="tiff")),
         "grey.tif": saved(grey, format="tiff", compression="packbits"),
         "grey-16.tif": saved(Image.fromarray(wide), format="tiff"),
         "grey-alpha.tif": saved(alpha.convert("LA"), format="tiff"),

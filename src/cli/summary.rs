@@ -44,7 +44,7 @@ fn text(summary: &Summary) -> String {
     }
     if summary.was_done() {
         out.push_str(&format!(
-            "all done already: {} rows are in {}; nothing was written\n",
+            "all done already: {} rows were published to {}; nothing was written\n",
             thousands(summary.rows_before),
             summary.dir
         ));
@@ -202,7 +202,7 @@ done: 1,025 rows in out/quickstart
     #[test]
     fn a_second_run_says_that_all_is_done() {
         let summary = Summary { dir: "out/q".to_owned(), rows_before: 25, rows_left: Some(0), ..Summary::default() };
-        assert!(text(&summary).contains("all done already: 25 rows are in out/q; nothing was written"));
+        assert!(text(&summary).contains("all done already: 25 rows were published to out/q; nothing was written"));
         assert_eq!(document(&summary)["was_done"], true);
     }
 

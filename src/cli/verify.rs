@@ -105,7 +105,7 @@ fn text(dir: &str, findings: &Findings, faults: usize) -> String {
         text.push_str(&format!("fault: {fault}\n"));
     }
     text.push_str(&match faults {
-        0 if chains.missing > 0 => "what is there is sound, but not complete\n".to_owned(),
+        0 if chains.missing + chains.archived > 0 => "what is there is sound, but not complete\n".to_owned(),
         0 => "sound and complete\n".to_owned(),
         1 => "1 fault\n".to_owned(),
         faults => format!("{} faults\n", thousands(faults as u64)),

@@ -47,7 +47,7 @@ pub struct Report {
 }
 
 /// Checks the chains below `folder`, which hold dataset `dataset`, against the plan's partitions; with `complete` every chain
-/// must reach the plan's end, too. `stream` says where a partition begins that belongs to the dataset without such an end (a
+/// must reach from the plan's start to its end, too. `stream` says where a partition begins that belongs to the dataset without such an end (a
 /// topic's). Reads every footer and the columns that say where rows belong, no image. Faults of the data
 /// are in the report; an `Err` is a store or disk that could not be read.
 pub async fn verify(
@@ -72,6 +72,7 @@ pub async fn verify(
     for (partition, parts) in &chains {
         let place = folder.place(&format!("data/{partition}"));
         let start = stream(partition);
+        let archived = report.archived;
         let end = walk(folder, dataset, start.unwrap_or(0), parts, &mut report).await?;
         let Some(rows) = planned.get(partition) else {
             if start.is_some() {
@@ -87,6 +88,12 @@ pub async fn verify(
             report.faults.push(format!("{place}: ends at {end}, behind the plan's {rows} positions"));
         } else if complete && end < *rows {
             report.faults.push(format!("{place}: ends at {end}, the plan at {rows}: run it again to complete it"));
+        }
+        let archived = report.archived - archived;
+        if complete && archived > 0 {
+            report.faults.push(format!(
+                "{place}: its first {archived} positions lie before the oldest part: archived or deleted, and no run writes them again"
+            ));
         }
     }
     Ok(report)

@@ -234,6 +234,23 @@ fn bombs_are_refused_by_their_headers() {
     tiles.retain(|e| ![273, 278, 279].contains(&e.0));
     tiles.extend([(322, 4, 1, 1 << 30), (323, 4, 1, 1 << 30), (324, 4, 1, 1000), (325, 4, 1, 64)]);
     assert_eq!(decoded(&tiff_of(&tiles, &[9; 64])), Err(FailureCode::Corrupt), "TIFF tiles larger than its image");
+    let mut planes = entries(24, 8, 64).to_vec();
+    planes.retain(|e| ![258, 273, 277, 278, 279].contains(&e.0));
+    // Three times 8 bits; two tiles for each of three planes, one after the other.
+    let mut data: Vec<u8> = [8u16; 3].iter().flat_map(|v| v.to_le_bytes()).collect();
+    data.resize(8, 0);
+    data.extend((0..6).flat_map(|i| (1056 + i * 256u32).to_le_bytes()));
+    data.extend([256u32; 6].iter().flat_map(|v| v.to_le_bytes()));
+    data.resize(56 + 6 * 256, 9);
+    planes[3].3 = 2;
+    planes.extend([(258, 3, 3, 1000), (277, 3, 1, 3), (284, 3, 1, 2), (322, 3, 1, 16), (323, 3, 1, 16)]);
+    planes.extend([(324, 4, 6, 1008), (325, 4, 6, 1032)]);
+    planes.sort();
+    assert_eq!(
+        decoded(&tiff_of(&planes, &data)),
+        Err(FailureCode::Unsupported),
+        "TIFF with tiles of planes beyond its edge"
+    );
     let mut samples = entries(8, 8, 64);
     samples[6].3 = 60_000;
     assert!(decoded(&tiff_of(&samples, &[9; 64])).is_err(), "TIFF with 60,000 samples a pixel");

@@ -4,11 +4,13 @@
 //! Before anything is decoded, values must lie inside the file and be no more than a tag can need, since that decoder takes
 //! 32 bytes for each; the tags that rule allocations are checked against the image's own size, strips and tiles must lie
 //! inside the file, and JPEG strips must be of the size that they are put into. That decoder refuses palettes, so it is told
-//! that the indices are grey, in a copy of the file with one tag changed.
+//! that the indices are grey, in a copy of the file with one tag changed; and it does not know files whose bytes begin with the
+//! lowest bit (fax programs write them), so it gets a copy with those turned round.
 //!
 //! (long because the first page's tags are walked here, too)
 
 use std::io::Cursor;
+use std::ops::Range;
 
 use tiff::decoder::{ChunkType, Decoder, DecodingResult, Limits};
 use tiff::tags::Tag;
@@ -22,6 +24,12 @@ use crate::sample::Failure;
 const PALETTE: u16 = 3;
 const GREY: u16 = 1;
 const JPEG: u16 = 7;
+/// Of `FillOrder`: the first pixel is in a byte's lowest bit.
+const LOWEST_FIRST: u16 = 2;
+/// Of `PlanarConfiguration`: one channel after the other.
+const PLANES: u16 = 2;
+/// Of `ExtraSamples`: alpha that the colours are multiplied with.
+const ASSOCIATED: u16 = 1;
 
 /// Most samples of a pixel, alpha and what else is extra included.
 const MAX_SAMPLES: u16 = 8;
@@ -140,7 +148,20 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Failure> {
 /// Decodes the first page.
 pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Failure> {
     let (mut decoder, size) = open(bytes)?;
-    check(&mut decoder, bytes, size)?;
+    let chunks = check(&mut decoder, bytes, size)?;
+    let turned = tag(&mut decoder, Tag::FillOrder)? == Some(LOWEST_FIRST);
+    if turned && tag(&mut decoder, Tag::Compression)? != Some(JPEG) {
+        let mut copy = bytes.to_vec();
+        let turn = |chunk: Range<usize>| copy[chunk].iter_mut().for_each(|byte| *byte = byte.reverse_bits());
+        chunks.into_iter().for_each(turn);
+        return first_page(&copy);
+    }
+    first_page(bytes)
+}
+
+/// Decodes a page that was checked, and whose bytes begin with the highest bit.
+fn first_page(bytes: &[u8]) -> Result<Raw, Failure> {
+    let (mut decoder, size) = open(bytes)?;
     let orientation = tag(&mut decoder, Tag::Orientation)?.and_then(|o| u8::try_from(o).ok()).unwrap_or(1);
     let is_icc = |entry: &Entry<'_>| entry.tag == Tag::IccProfile.to_u16();
     let icc = entries(bytes).and_then(|mut entries| entries.find(is_icc)).and_then(|entry| entry.value);
@@ -176,6 +197,10 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Failure> {
     let faithful = channels == kept && data.colour.bit_depth() <= 8 && !pages;
     let ycbcr = matches!(data.colour, ColorType::YCbCr(_));
     let mut pixels = data.samples(size, channels, true)?;
+    let extra = decoder.find_tag_unsigned_vec::<u16>(Tag::ExtraSamples).map_err(failed)?;
+    if channels == kept + 1 && extra.as_deref().and_then(<[u16]>::first) == Some(&ASSOCIATED) {
+        divide(&mut pixels, channels);
+    }
     if kept < channels {
         pixels = pixels.chunks_exact(channels).flat_map(|pixel| pixel[..kept].iter().copied()).collect();
     }
@@ -193,8 +218,19 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Failure> {
     Ok(Raw { size, pixels, orientation, icc, faithful })
 }
 
-/// Holds the tags that rule allocations against the image's size and the file's.
-fn check(decoder: &mut Reader<'_>, bytes: &[u8], size: Size) -> Result<(), Failure> {
+/// Colours as they were before they were multiplied with the alpha behind them, rounded down as Pillow does it; where nothing is
+/// seen they stay.
+fn divide(pixels: &mut [u8], channels: usize) {
+    for pixel in pixels.chunks_exact_mut(channels) {
+        let (&mut alpha, colours) = pixel.split_last_mut().unwrap_or((&mut 0, &mut []));
+        if alpha > 0 {
+            colours.iter_mut().for_each(|level| *level = (u16::from(*level) * 255 / u16::from(alpha)).min(255) as u8);
+        }
+    }
+}
+
+/// Holds the tags that rule allocations against the image's size and the file's, and gives the places of its strips or tiles.
+fn check(decoder: &mut Reader<'_>, bytes: &[u8], size: Size) -> Result<Vec<Range<usize>>, Failure> {
     let samples = tag(decoder, Tag::SamplesPerPixel)?.unwrap_or(1);
     if samples == 0 || samples > MAX_SAMPLES {
         return Err(unsupported(format!("TIFF with {samples} samples a pixel")));
@@ -206,21 +242,26 @@ fn check(decoder: &mut Reader<'_>, bytes: &[u8], size: Size) -> Result<(), Failu
     if tiled && !(fits(width, size.width) && fits(height, size.height)) {
         return Err(corrupt(format!("tiles of {width} × {height} for {} × {} pixels", size.width, size.height)));
     }
+    let planes = tag(decoder, Tag::PlanarConfiguration)? == Some(PLANES) && samples > 1;
+    if planes && tiled && !(size.width.is_multiple_of(width) && size.height.is_multiple_of(height)) {
+        return Err(unsupported("TIFF with planes in tiles that stand out over its edges"));
+    }
     let is_jpeg = tag(decoder, Tag::Compression)? == Some(JPEG);
-    for chunk in chunks(decoder, bytes)? {
+    let chunks = chunks(decoder, bytes)?;
+    for chunk in &chunks {
         if is_jpeg {
-            let inner = segments::whole(chunk)?;
+            let inner = segments::whole(&bytes[chunk.clone()])?;
             let place = if tiled { height } else { height.min(size.height) };
             if inner.width > width.saturating_add(16) || inner.height > place.saturating_add(16) {
                 return Err(corrupt("a JPEG strip is larger than the place that it is for"));
             }
         }
     }
-    Ok(())
+    Ok(chunks)
 }
 
-/// The compressed strips or tiles of the decoder's page.
-fn chunks<'a>(decoder: &mut Reader<'_>, bytes: &'a [u8]) -> Result<Vec<&'a [u8]>, Failure> {
+/// Where the compressed strips or tiles of the decoder's page are.
+fn chunks(decoder: &mut Reader<'_>, bytes: &[u8]) -> Result<Vec<Range<usize>>, Failure> {
     let (offsets, counts) = match decoder.get_chunk_type() {
         ChunkType::Strip => (Tag::StripOffsets, Tag::StripByteCounts),
         ChunkType::Tile => (Tag::TileOffsets, Tag::TileByteCounts),
@@ -229,7 +270,8 @@ fn chunks<'a>(decoder: &mut Reader<'_>, bytes: &'a [u8]) -> Result<Vec<&'a [u8]>
     let (offsets, counts) = (list(offsets)?.unwrap_or_default(), list(counts)?.unwrap_or_default());
     let chunk = |(offset, count): (&u64, &u64)| {
         let (at, length) = (usize::try_from(*offset).ok()?, usize::try_from(*count).ok()?);
-        bytes.get(at..at.checked_add(length)?)
+        let chunk = at..at.checked_add(length)?;
+        bytes.get(chunk.clone()).map(|_| chunk)
     };
     let chunks: Option<Vec<_>> = offsets.iter().zip(&counts).map(chunk).collect();
     let chunks = chunks.ok_or_else(|| corrupt("truncated: the file ends inside its pixels"))?;

@@ -5,6 +5,7 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
@@ -46,8 +47,17 @@ pub(super) struct OpenFile {
 }
 
 enum Reader {
-    Local(File),
+    /// As it was before it was looked at.
+    Local(File, Stamp),
     Remote(Ranged),
+}
+
+/// What changes when a file is written to: its bytes and when.
+type Stamp = (u64, Option<SystemTime>);
+
+fn stamp(file: &File, path: &Path) -> Result<Stamp> {
+    let metadata = file.metadata().map_err(|error| Error::disk(path, error))?;
+    Ok((metadata.len(), metadata.modified().ok()))
 }
 
 /// The batches of one row group.
@@ -153,7 +163,8 @@ impl OpenFile {
                     Error::Disk { source, .. } if source.kind() == std::io::ErrorKind::NotFound => changed(&source),
                     other => other,
                 })?;
-                let size = opened.metadata().map_err(|error| Error::disk(path, error))?.len();
+                let stamp = stamp(&opened, path)?;
+                let (size, _) = stamp;
                 if planned.size != Some(size) {
                     return Err(changed(&format_args!("it has {size} bytes")));
                 }
@@ -163,7 +174,7 @@ impl OpenFile {
                 }
                 let (metadata, _) = parse_footer(&name, &footer)?;
                 let metadata = ArrowReaderMetadata::try_new(metadata, ArrowReaderOptions::new());
-                Ok((Reader::Local(opened), metadata.map_err(|error| no_parquet(&name, error))?))
+                Ok((Reader::Local(opened, stamp), metadata.map_err(|error| no_parquet(&name, error))?))
             })?,
             Handle::Remote { store, path } => {
                 let mut ranged = Ranged::new(store.clone(), path.clone(), file.size, file.e_tag.as_deref());
@@ -213,7 +224,7 @@ impl OpenFile {
         let at_once = usize::try_from(at_once).unwrap_or(usize::MAX);
         let plan = (self.metadata.clone(), group, mask.clone(), selection, at_once);
         let (reader, ahead) = match &self.reader {
-            Reader::Local(file) => {
+            Reader::Local(file, _) => {
                 let file = file.try_clone().map_err(|error| Error::disk(&*self.name, error))?;
                 (waiting(move || open_group(file, plan)).await?, None)
             }
@@ -225,6 +236,21 @@ impl OpenFile {
         };
         let reader = reader.map_err(|error| self.failed(start, ahead.as_ref(), &error))?;
         Ok(Batches { reader: Some(reader), ahead })
+    }
+
+    /// `Error::DataLoss` if a local file was written to since it was opened: what was read may be of either content. (Ranges of an
+    /// object are asked for by its ETag.)
+    fn unchanged(&self) -> Result<()> {
+        match &self.reader {
+            Reader::Local(file, then) if stamp(file, Path::new(&*self.name))? != *then => {
+                Err(Error::DataLoss(format!(
+                    "{}: the file changed while it was read: put it back as it was, or start a new sink.dir; to replace a file, write \
+                 another and rename it",
+                    self.name
+                )))
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reading from `row` on failed.
@@ -267,6 +293,7 @@ impl Batches {
         })
         .await?;
         self.reader = Some(reader);
+        blocking(|| file.unchanged())?;
         batch.transpose().map_err(|error| file.failed(row, self.ahead.as_ref(), &error))
     }
 }
