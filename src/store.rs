@@ -198,11 +198,12 @@ impl Stores {
             return Err(Error::Config("a folder's path is empty".to_owned()));
         }
         match place.split_once("://") {
-            None => Ok(Folder::Local(PathBuf::from(place))),
+            None => Folder::local(place, PathBuf::from(place)),
             Some((scheme, _)) if scheme.eq_ignore_ascii_case("file") => {
-                Url::parse(place).ok().and_then(|url| url.to_file_path().ok()).map(Folder::Local).ok_or_else(|| {
-                    Error::Config(format!("{place}: not a file URL of this machine: write file:///path"))
-                })
+                match Url::parse(place).ok().and_then(|url| url.to_file_path().ok()) {
+                    Some(path) => Folder::local(place, path),
+                    None => Err(Error::Config(format!("{place}: not a file URL of this machine: write file:///path"))),
+                }
             }
             Some(_) => {
                 let (store, prefix) = self.open(place)?;

@@ -322,6 +322,58 @@ fn a_filter_that_matches_nothing_says_so() {
     assert!(said.contains("where matched none of 3 positions"), "{said}");
 }
 
+#[test]
+fn check_refuses_what_run_refuses() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    photographs(&dir.join("photos"), 2, 48);
+    let base = "source: { folder: { path: photos } }\nload: { crop: { random: { size: 16 } } }\nsink: { dir: out }\n";
+    std::fs::write(dir.join("p.yaml"), base).unwrap();
+    let cases = [
+        ("load.root=nowhere", "nowhere"),
+        ("sink.dir=p.yaml", "p.yaml: is a file"),
+        ("source.folder.path=''", "source.folder.path is empty"),
+        ("source.folder.rows_per_partition=0", "a whole number from 1 up"),
+    ];
+    for (setting, said) in cases {
+        for command in ["check", "run"] {
+            let output = expect(dir, &[command, "p.yaml", "--set", setting], 2);
+            let heard = String::from_utf8_lossy(&output.stderr).into_owned();
+            assert!(heard.contains(said), "{command} {setting}: {heard}");
+            assert!(command == "run" || !dir.join("out").exists(), "check wrote something");
+        }
+        std::fs::remove_dir_all(dir.join("out")).ok();
+    }
+    expect(dir, &["run", "p.yaml"], 0);
+    expect(dir, &["check", "p.yaml"], 0);
+    for command in ["check", "run"] {
+        expect(dir, &[command, "p.yaml", "--set", "load.crop.random.size=8"], 2);
+    }
+}
+
+/// What the folder listed are paths, whatever they look like.
+#[cfg(unix)]
+#[test]
+fn files_whose_names_look_like_urls_are_files() {
+    let dir = tempfile::tempdir().unwrap();
+    let dir = dir.path();
+    let names = photographs(&dir.join("photos"), 1, 48);
+    let odd = ["http:x.png", "data:image,x.png", "file:x.png", "c:\\x.png", "x:y/s3:x.png"];
+    for name in odd {
+        let path = dir.join("photos").join(name);
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::copy(dir.join("photos").join(&names[0]), path).unwrap();
+    }
+    std::fs::write(dir.join("p.yaml"), "source: { folder: { path: photos } }\nload: {}\nsink: { dir: out }\n").unwrap();
+    let said = String::from_utf8_lossy(&expect(dir, &["run", "p.yaml"], 0).stdout).into_owned();
+    assert!(said.contains("failed  0"), "{said}");
+    let batch = first_batch(&dir.join("out"));
+    let keys = arrow::array::AsArray::as_string::<i32>(batch.column_by_name("key").unwrap());
+    for name in odd {
+        assert!(keys.iter().any(|key| key == Some(name)), "{name}");
+    }
+}
+
 /// A PNG of `width` × `height` that has a header and nothing else.
 fn png_header(width: u32, height: u32) -> Vec<u8> {
     let mut bytes = Vec::new();

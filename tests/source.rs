@@ -413,6 +413,19 @@ async fn kept_columns_go_with_each_record() {
     let (fields, _) = kept("duckdb_urls.parquet", "keep: ['*']").await.unwrap();
     assert_eq!(fields.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>(), ["ID", "taken", "size", "even"]);
 
+    // Days are dates, not a number of milliseconds.
+    let dir = tempfile::tempdir().unwrap();
+    let columns: [(&str, arrow::array::ArrayRef); 2] = [
+        ("url", Arc::new(arrow::array::StringArray::from(vec!["a.png"]))),
+        ("taken", Arc::new(arrow::array::Date64Array::from(vec![18_262 * 86_400_000]))),
+    ];
+    write(&dir.path().join("a.parquet"), &RecordBatch::try_from_iter(columns).unwrap(), 10);
+    let path = dir.path().join("a.parquet");
+    let (fields, records) = kept(path.to_str().unwrap(), "keep: [taken]").await.unwrap();
+    assert_eq!(fields, [("taken".into(), DataType::Date32)]);
+    let row = records[0].kept.as_ref().unwrap();
+    assert_eq!(row.column(0).as_primitive::<arrow::datatypes::Date32Type>().value(0), 18_262);
+
     for (more, said) in [
         ("keep: ['*']", "columns of their own called status"),
         ("keep: [status, url]", "columns of their own called status, url"),

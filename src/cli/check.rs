@@ -11,6 +11,7 @@ use std::sync::Arc;
 
 use clap::Args;
 use lm4lv::config::{Pipeline, ReportConfig};
+use lm4lv::load::Loader;
 use lm4lv::load::config::{Crop, ResizeMode};
 use lm4lv::pipeline::{self, Meter, Options};
 use lm4lv::plan::{Opened, content_hash};
@@ -32,7 +33,7 @@ Examples:
   lm4lv check job.yaml --set degrade.variants=4 --json
   lm4lv check job.yaml --online            also ask remote sources and stores
 
-Exits with 2 where `run` would refuse the file, with line, column and what is allowed there.
+Exits with 2 where `run` would refuse the file, with line, column and what is allowed there, or the dataset that stands there.
 ";
 
 /// Positions that are tried.
@@ -149,6 +150,10 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode> {
             Some(discover(look).await?)
         }
     };
+    if let Some(load) = &pipeline.load {
+        // A root that is no folder; where images are fetched from without one is known once there is a plan.
+        Loader::new(load, &pipeline.stores, None, 0)?;
+    }
     let mut outlook = outlook(&pipeline, standing.as_ref(), discovery.as_ref())?;
     if args.online {
         let trial = try_out(&pipeline).await?;
@@ -160,7 +165,7 @@ pub(crate) async fn run(args: CheckArgs) -> Result<ExitCode> {
         true => print_json(&outlook)?,
         false => print(&text(&outlook))?,
     }
-    Ok(ExitCode::SUCCESS)
+    Ok(if outlook.dataset == "differs" { ExitCode::from(2) } else { ExitCode::SUCCESS })
 }
 
 /// Makes the first positions into a folder that is thrown away: fetches, scores and sizes as they will be.

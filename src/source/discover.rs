@@ -310,6 +310,9 @@ async fn discover_images(look: &Look<'_>, config: &FolderConfig, counts: &mut Co
         include: files::globs("source.folder.include", &config.include)?,
         exclude: files::globs("source.folder.exclude", &config.exclude)?,
     };
+    if config.path.is_empty() {
+        return Err(Error::Config("source.folder.path is empty: name a folder".into()));
+    }
     let is_remote = config.path.split_once("://").is_some_and(|(scheme, _)| !scheme.eq_ignore_ascii_case("file"));
     let (folder, root) = if is_remote {
         (look.stores.folder(&config.path)?, config.path.trim_end_matches('/').to_owned())

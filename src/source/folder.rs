@@ -70,10 +70,18 @@ impl Rows for FolderRows {
             listed: Some(Listed { size: image.size, mtime_ns: image.mtime_ns }),
             ..Record::new(
                 image.path.clone(),
-                Reference::Uri(image.path),
+                Reference::Uri(as_path(image.path)),
                 Position { partition: partition.partition.clone(), offset },
             )
         });
         Ok(Batch { records: records.collect(), next })
+    }
+}
+
+/// A listed name as a reference: `./http:x.png` is a path, where `http:x.png` would be taken for a URL.
+fn as_path(name: String) -> String {
+    match name.split('/').next().is_some_and(|first| first.contains(':')) {
+        true => format!("./{name}"),
+        false => name,
     }
 }

@@ -94,6 +94,17 @@ pub async fn patiently<T, F: Future<Output = Result<T>>>(
 }
 
 impl Folder {
+    /// A folder of this machine, which need not be there yet.
+    pub(super) fn local(place: &str, path: PathBuf) -> Result<Self> {
+        match std::fs::metadata(&path) {
+            Ok(there) if !there.is_dir() => Err(Error::Config(format!("{place}: is a file: name a folder"))),
+            Err(error) if error.kind() == std::io::ErrorKind::InvalidInput => {
+                Err(Error::Config(format!("{place:?}: cannot be a path")))
+            }
+            _ => Ok(Self::Local(path)),
+        }
+    }
+
     /// Where `name` is, as a person would write it.
     pub fn place(&self, name: &str) -> String {
         match self {

@@ -19,6 +19,8 @@ pub(super) fn plain(data: &DataType) -> DataType {
     match data {
         DataType::LargeUtf8 | DataType::Utf8View => DataType::Utf8,
         DataType::LargeBinary | DataType::BinaryView => DataType::Binary,
+        // Parquet's dates are days; written as they are, these would be numbers.
+        DataType::Date64 => DataType::Date32,
         DataType::Dictionary(_, values) => plain(values),
         DataType::RunEndEncoded(_, values) => plain(values.data_type()),
         DataType::List(field)

@@ -5,7 +5,6 @@ use std::fs::File;
 use std::ops::Range;
 use std::path::Path;
 use std::sync::Arc;
-use std::time::SystemTime;
 
 use ::parquet::arrow::ProjectionMask;
 use ::parquet::arrow::arrow_reader::{
@@ -16,7 +15,7 @@ use arrow::array::RecordBatch;
 use arrow::datatypes::SchemaRef;
 
 use super::columns::{Bound, Columns};
-use super::footer::{local_footer, local_version, no_parquet, parse_footer, row_starts};
+use super::footer::{Stamp, local_footer, local_version, no_parquet, parse_footer, row_starts, stamp};
 use super::ranged::{Ahead, Ranged, read_error, store_error, unreadable};
 use crate::error::{Error, Result};
 use crate::plan::Input;
@@ -50,14 +49,6 @@ enum Reader {
     /// As it was before it was looked at.
     Local(File, Stamp),
     Remote(Ranged),
-}
-
-/// What changes when a file is written to: its bytes and when.
-type Stamp = (u64, Option<SystemTime>);
-
-fn stamp(file: &File, path: &Path) -> Result<Stamp> {
-    let metadata = file.metadata().map_err(|error| Error::disk(path, error))?;
-    Ok((metadata.len(), metadata.modified().ok()))
 }
 
 /// The batches of one row group.

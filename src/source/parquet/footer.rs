@@ -4,6 +4,7 @@ use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::path::Path;
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use ::parquet::arrow::arrow_reader::{ArrowReaderMetadata, ArrowReaderOptions};
 use ::parquet::file::metadata::{FooterTail, ParquetMetaData, ParquetMetaDataReader};
@@ -85,4 +86,13 @@ pub(super) fn row_starts(name: &str, metadata: &ParquetMetaData) -> Result<Vec<u
         starts.push(end.ok_or_else(|| no_parquet(name, "its row counts make no sense"))?);
     }
     Ok(starts)
+}
+
+/// What changes when a file is written to: its bytes and when.
+pub(super) type Stamp = (u64, Option<SystemTime>);
+
+/// The stamp of an open file.
+pub(super) fn stamp(file: &File, path: &Path) -> Result<Stamp> {
+    let metadata = file.metadata().map_err(|error| Error::disk(path, error))?;
+    Ok((metadata.len(), metadata.modified().ok()))
 }
