@@ -22,16 +22,21 @@ use bytes::Bytes;
 use futures::future::BoxFuture;
 use image::{ExtendedColorType, ImageEncoder};
 use lm4lv::load::{Fetched, Icc, LoadConfig, Loader, Lookup, Prepare, replay};
-use lm4lv::sample::{FailureCode, Record, Reference};
+use lm4lv::sample::{FailureCode, Record, Reference, Sample};
 use lm4lv::store::Stores;
 use serve::{Reply, Server, config, fetch, loader, outcome, record, uri};
 
-/// The code of the row that these bytes become.
-fn decoded(bytes: &[u8]) -> Result<(u32, u32), FailureCode> {
+/// The row that these bytes become.
+fn prepared(bytes: &[u8]) -> Sample {
     let prepare = Prepare::new(&LoadConfig::default(), 0, 1);
     let fetched = Fetched::from_bytes(Bytes::copy_from_slice(bytes));
     assert!(prepare.working_bytes(&fetched) < 8 << 30);
-    let sample = prepare.samples(&uri("x"), fetched).unwrap().remove(0);
+    prepare.samples(&uri("x"), fetched).unwrap().remove(0)
+}
+
+/// The code of the row that these bytes become.
+fn decoded(bytes: &[u8]) -> Result<(u32, u32), FailureCode> {
+    let sample = prepared(bytes);
     match sample.failure {
         None => sample.image.map(|i| (i.width(), i.height())).ok_or(FailureCode::Corrupt),
         Some(failure) => Err(failure.code),
@@ -264,6 +269,19 @@ fn bombs_are_refused_by_their_headers() {
         Err(FailureCode::Corrupt),
         "TIFF with a JPEG strip larger than its image"
     );
+    let small = jpeg(false);
+    let scan = find(&file, &[0xff, 0xda]);
+    let tables = [&file[..scan], b"\xff\xd9"].concat();
+    strip[8].3 = small.len() as u32;
+    let with_tables = [&strip[..], &[(347, 7, tables.len() as u32, 1000 + small.len() as u32)]].concat();
+    let failure = prepared(&tiff_of(&with_tables, &[&small[..], &tables].concat())).failure.unwrap();
+    assert_eq!(failure.message, "its JPEG tables are no tables", "TIFF with a frame header among its JPEG tables");
+    let mut lowest_first = entries(8, 8, 64).to_vec();
+    lowest_first.insert(5, (266, 3, 1, 2));
+    assert_eq!(decoded(&tiff_of(&lowest_first, &[9; 64])), Ok((8, 8)));
+    lowest_first[6].3 = 8;
+    let failure = prepared(&tiff_of(&lowest_first, &[9; 64])).failure.unwrap();
+    assert_eq!(failure.message, "its strips overlap its tags", "TIFF whose tags change when its bytes are turned round");
     assert!(started.elapsed() < Duration::from_secs(2), "nothing was decoded");
     // Long and thin is a bomb for what comes after.
     let thin = [&1u32.to_be_bytes()[..], &60_000u32.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();

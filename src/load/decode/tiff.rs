@@ -37,6 +37,9 @@ const MAX_SAMPLES: u16 = 8;
 /// Most strips or tiles: a hundred million pixels in tiles of 16 × 16, three planes of them, are a few more than a million.
 const MAX_CHUNKS: u64 = 2 << 20;
 
+/// Most bytes of tables before each JPEG strip: four for quantisation and eight for Huffman codes take less than 3 KiB.
+const MAX_JPEG_TABLES: usize = 16 << 10;
+
 /// Most values of any other tag: a palette of 16 bits has 3 · 65,536.
 const MAX_VALUES: u64 = 3 << 16;
 
@@ -46,6 +49,7 @@ const MAX_PAGES: usize = 256;
 type Reader<'a> = Decoder<Cursor<&'a [u8]>>;
 
 /// A tag of the first page.
+#[derive(PartialEq)]
 struct Entry<'a> {
     tag: u16,
     /// What its values are.
@@ -147,21 +151,32 @@ pub(super) fn header(bytes: &[u8]) -> Result<Header, Failure> {
 
 /// Decodes the first page.
 pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Failure> {
-    let (mut decoder, size) = open(bytes)?;
-    let chunks = check(&mut decoder, bytes, size)?;
-    let turned = tag(&mut decoder, Tag::FillOrder)? == Some(LOWEST_FIRST);
-    if turned && tag(&mut decoder, Tag::Compression)? != Some(JPEG) {
-        let mut copy = bytes.to_vec();
-        let turn = |chunk: Range<usize>| copy[chunk].iter_mut().for_each(|byte| *byte = byte.reverse_bits());
-        chunks.into_iter().for_each(turn);
-        return first_page(&copy);
+    match turned(bytes)? {
+        Some(copy) => first_page(&copy),
+        None => first_page(bytes),
     }
-    first_page(bytes)
 }
 
-/// Decodes a page that was checked, and whose bytes begin with the highest bit.
+/// A copy of a file whose bytes begin with the lowest bit, with those of its strips or tiles turned round.
+fn turned(bytes: &[u8]) -> Result<Option<Vec<u8>>, Failure> {
+    let (mut decoder, _) = open(bytes)?;
+    let lowest_first = tag(&mut decoder, Tag::FillOrder)? == Some(LOWEST_FIRST);
+    if !lowest_first || tag(&mut decoder, Tag::Compression)? == Some(JPEG) {
+        return Ok(None);
+    }
+    let mut copy = bytes.to_vec();
+    for chunk in chunks(&mut decoder, bytes)? {
+        copy[chunk].iter_mut().for_each(|byte| *byte = byte.reverse_bits());
+    }
+    // Else the copy might be larger than what was allowed for it.
+    let same_tags = entries(bytes).zip(entries(&copy)).is_some_and(|(tags, copied)| tags.eq(copied));
+    same_tags.then_some(Some(copy)).ok_or_else(|| corrupt("its strips overlap its tags"))
+}
+
+/// Decodes a page whose bytes begin with the highest bit.
 fn first_page(bytes: &[u8]) -> Result<Raw, Failure> {
     let (mut decoder, size) = open(bytes)?;
+    check(&mut decoder, bytes, size)?;
     let orientation = tag(&mut decoder, Tag::Orientation)?.and_then(|o| u8::try_from(o).ok()).unwrap_or(1);
     let is_icc = |entry: &Entry<'_>| entry.tag == Tag::IccProfile.to_u16();
     let icc = entries(bytes).and_then(|mut entries| entries.find(is_icc)).and_then(|entry| entry.value);
@@ -229,8 +244,8 @@ fn divide(pixels: &mut [u8], channels: usize) {
     }
 }
 
-/// Holds the tags that rule allocations against the image's size and the file's, and gives the places of its strips or tiles.
-fn check(decoder: &mut Reader<'_>, bytes: &[u8], size: Size) -> Result<Vec<Range<usize>>, Failure> {
+/// Holds the tags that rule allocations against the image's size and the file's.
+fn check(decoder: &mut Reader<'_>, bytes: &[u8], size: Size) -> Result<(), Failure> {
     let samples = tag(decoder, Tag::SamplesPerPixel)?.unwrap_or(1);
     if samples == 0 || samples > MAX_SAMPLES {
         return Err(unsupported(format!("TIFF with {samples} samples a pixel")));
@@ -246,18 +261,23 @@ fn check(decoder: &mut Reader<'_>, bytes: &[u8], size: Size) -> Result<Vec<Range
     if planes && tiled && !(size.width.is_multiple_of(width) && size.height.is_multiple_of(height)) {
         return Err(unsupported("TIFF with planes in tiles that stand out over its edges"));
     }
-    let is_jpeg = tag(decoder, Tag::Compression)? == Some(JPEG);
     let chunks = chunks(decoder, bytes)?;
-    for chunk in &chunks {
-        if is_jpeg {
-            let inner = segments::whole(&bytes[chunk.clone()])?;
-            let place = if tiled { height } else { height.min(size.height) };
-            if inner.width > width.saturating_add(16) || inner.height > place.saturating_add(16) {
-                return Err(corrupt("a JPEG strip is larger than the place that it is for"));
-            }
+    if tag(decoder, Tag::Compression)? != Some(JPEG) {
+        return Ok(());
+    }
+    // The decoder puts these before each strip, which would then say nothing.
+    let mut tables = entries(bytes).into_iter().flatten().filter(|entry| entry.tag == Tag::JPEGTables.to_u16());
+    if tables.any(|tables| tables.value.is_none_or(|it| it.len() > MAX_JPEG_TABLES || segments::may_frame(it))) {
+        return Err(corrupt("its JPEG tables are no tables"));
+    }
+    for chunk in chunks {
+        let inner = segments::whole(&bytes[chunk])?;
+        let place = if tiled { height } else { height.min(size.height) };
+        if inner.width > width.saturating_add(16) || inner.height > place.saturating_add(16) {
+            return Err(corrupt("a JPEG strip is larger than the place that it is for"));
         }
     }
-    Ok(chunks)
+    Ok(())
 }
 
 /// Where the compressed strips or tiles of the decoder's page are.
