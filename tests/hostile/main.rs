@@ -281,7 +281,10 @@ fn bombs_are_refused_by_their_headers() {
     assert_eq!(decoded(&tiff_of(&lowest_first, &[9; 64])), Ok((8, 8)));
     lowest_first[6].3 = 8;
     let failure = prepared(&tiff_of(&lowest_first, &[9; 64])).failure.unwrap();
-    assert_eq!(failure.message, "its strips overlap its tags", "TIFF whose tags change when its bytes are turned round");
+    assert_eq!(
+        failure.message, "its strips overlap its tags",
+        "TIFF whose tags change when its bytes are turned round"
+    );
     assert!(started.elapsed() < Duration::from_secs(2), "nothing was decoded");
     // Long and thin is a bomb for what comes after.
     let thin = [&1u32.to_be_bytes()[..], &60_000u32.to_be_bytes(), &[8, 2, 0, 0, 0]].concat();
