@@ -228,6 +228,10 @@ fn bombs_are_refused_by_their_headers() {
     ]
     .concat();
     assert_eq!(decoded(&riff(&animated)), Err(FailureCode::Corrupt), "WebP frame larger than its canvas");
+    // A still image of the right size before the frames, which the decoder would pass over.
+    let small = [&b"VP8 \x0a\0\0\0\0\0\0\x9d\x01\x2a\x01\0\x01\0"[..], &animated[32..]].concat();
+    let failure = prepared(&riff(&[&animated[..32], &small].concat())).failure.unwrap();
+    assert_eq!(failure.message, "a still image among frames, or frames beside a still image");
     let entries = tiff_entries;
     assert_eq!(decoded(&tiff_of(&entries(8, 8, 64), &[9; 64])), Ok((8, 8)));
     assert_eq!(

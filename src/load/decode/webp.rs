@@ -14,6 +14,8 @@ const MAX_SIDE: u32 = 16_384;
 
 /// What the chunks say.
 struct Chunks<'a> {
+    /// The file without what stands behind its end, where the decoder would look for more chunks.
+    whole: &'a [u8],
     canvas: Size,
     /// Of the (first) image inside.
     frame: Size,
@@ -70,6 +72,7 @@ fn walk(bytes: &[u8]) -> Result<Chunks<'_>, Failure> {
     // The size counts from behind itself, so "WEBP" is in it.
     let riff = numbers.u32(4).ok_or_else(truncated)? as usize;
     let body = riff.checked_sub(4).and_then(|length| numbers.slice(12, length)).ok_or_else(truncated)?;
+    let whole = &bytes[..8 + riff];
     let mut canvas = None;
     let mut found = None;
     let (mut animated, mut alpha, mut icc, mut exif) = (false, false, None, None);
@@ -83,12 +86,19 @@ fn walk(bytes: &[u8]) -> Result<Chunks<'_>, Failure> {
                 (animated, alpha) = (flags & 2 != 0, flags & 16 != 0);
                 canvas = Some(Size::new(w + 1, h + 1));
             }
+            b"VP8 " | b"VP8L" | b"ANMF" if (kind == b"ANMF") != animated => {
+                return Err(corrupt("a still image among frames, or frames beside a still image"));
+            }
             b"VP8 " | b"VP8L" if found.is_none() => {
                 found = Some(image_size(kind, body).ok_or_else(|| corrupt("the bitstream has no header"))?);
             }
             b"ANMF" if found.is_none() => {
-                let inner = chunks(body.get(16..).unwrap_or_default());
-                let image = inner.filter_map(Result::ok).find(|(kind, _)| matches!(*kind, b"VP8 " | b"VP8L"));
+                // The decoder takes the first chunk for the image, and what is behind alpha for a lossy one.
+                let mut inner = chunks(body.get(16..).unwrap_or_default()).filter_map(Result::ok);
+                let image = match inner.next() {
+                    Some((b"ALPH", _)) => inner.next().filter(|(kind, _)| *kind == b"VP8 "),
+                    first => first,
+                };
                 let size = image.and_then(|(kind, body)| image_size(kind, body));
                 found = Some(size.ok_or_else(|| corrupt("the first frame has no image"))?);
             }
@@ -103,7 +113,7 @@ fn walk(bytes: &[u8]) -> Result<Chunks<'_>, Failure> {
     if !fits {
         return Err(corrupt("the image inside has another size than the header says"));
     }
-    Ok(Chunks { canvas, frame, animated, alpha: alpha || frame_alpha, icc, exif })
+    Ok(Chunks { whole, canvas, frame, animated, alpha: alpha || frame_alpha, icc, exif })
 }
 
 /// Size and memory: planes of the lossy decoder or its RGBA, canvas, result.
@@ -127,7 +137,7 @@ pub(super) fn decode(bytes: &[u8]) -> Result<Raw, Failure> {
     if chunks.canvas.width > MAX_SIDE || chunks.canvas.height > MAX_SIDE {
         return Err(unsupported(format!("WebP canvas with a side above {MAX_SIDE}")));
     }
-    let mut decoder = WebPDecoder::new(Cursor::new(bytes)).map_err(failed)?;
+    let mut decoder = WebPDecoder::new(Cursor::new(chunks.whole)).map_err(failed)?;
     let (width, height) = decoder.dimensions();
     let size = Size::new(width, height);
     if size != chunks.canvas {
