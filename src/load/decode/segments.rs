@@ -278,33 +278,3 @@ pub(super) fn gather(bytes: &[u8]) -> Result<(Parts<'_>, Frame), Failure> {
     }
     Ok((parts, frame))
 }
-
-/// Whether a reader may find a frame header somewhere in these bytes, however it goes through them.
-pub(super) fn may_frame(bytes: &[u8]) -> bool {
-    bytes.windows(2).any(|pair| matches!(pair, [0xff, 0xc0..=0xc2]))
-}
-
-/// The size of a JPEG stream that reaches its end marker, and in which no reader finds another frame header before its own.
-pub(super) fn whole(bytes: &[u8]) -> Result<Size, Failure> {
-    // What stands before the first marker may be the end of one in the tables.
-    if !bytes.starts_with(&[0xff, SOI, 0xff]) {
-        return Err(corrupt("a JPEG stream that does not begin as one"));
-    }
-    let mut walker = Walker::new(bytes);
-    let mut size = None;
-    loop {
-        let segment = walker.next()?;
-        if let Some(frame) = frame(&segment)? {
-            let before = walker.at - segment.body.len() - 4;
-            if size.is_some() || may_frame(&bytes[..before]) {
-                return Err(corrupt("two frame headers"));
-            }
-            size = Some(frame.size);
-        }
-        match segment.marker {
-            SOS => drop(walker.scan()?),
-            EOI => return size.ok_or_else(|| corrupt("there is no frame header")),
-            _ => {}
-        }
-    }
-}

@@ -7,7 +7,7 @@
 //! that the indices are grey, in a copy of the file with one tag changed; and it does not know files whose bytes begin with the
 //! lowest bit (fax programs write them), so it gets a copy with those turned round.
 //!
-//! (long because the first page's tags are walked here, too)
+//! (long because the first page's tags and its JPEG strips are walked here, too)
 
 use std::io::Cursor;
 use std::ops::Range;
@@ -267,17 +267,47 @@ fn check(decoder: &mut Reader<'_>, bytes: &[u8], size: Size) -> Result<(), Failu
     }
     // The decoder puts these before each strip, which would then say nothing.
     let mut tables = entries(bytes).into_iter().flatten().filter(|entry| entry.tag == Tag::JPEGTables.to_u16());
-    if tables.any(|tables| tables.value.is_none_or(|it| it.len() > MAX_JPEG_TABLES || segments::may_frame(it))) {
+    if tables.any(|tables| tables.value.is_none_or(|it| it.len() > MAX_JPEG_TABLES || may_frame(it))) {
         return Err(corrupt("its JPEG tables are no tables"));
     }
     for chunk in chunks {
-        let inner = segments::whole(&bytes[chunk])?;
+        let inner = jpeg_size(&bytes[chunk])?;
         let place = if tiled { height } else { height.min(size.height) };
         if inner.width > width.saturating_add(16) || inner.height > place.saturating_add(16) {
             return Err(corrupt("a JPEG strip is larger than the place that it is for"));
         }
     }
     Ok(())
+}
+
+/// Whether a reader may find a frame header somewhere in these bytes, however it goes through them.
+fn may_frame(bytes: &[u8]) -> bool {
+    bytes.windows(2).any(|pair| matches!(pair, [0xff, 0xc0..=0xc2]))
+}
+
+/// The size of a JPEG stream that reaches its end marker, and in which no reader finds another frame header before its own.
+fn jpeg_size(bytes: &[u8]) -> Result<Size, Failure> {
+    // What stands before the first marker may be the end of one in the tables.
+    if !bytes.starts_with(&[0xff, segments::SOI, 0xff]) {
+        return Err(corrupt("a JPEG stream that does not begin as one"));
+    }
+    let mut walker = segments::Walker::new(bytes);
+    let mut size = None;
+    loop {
+        let segment = walker.next()?;
+        if let Some(frame) = segments::frame(&segment)? {
+            let before = walker.at - segment.body.len() - 4;
+            if size.is_some() || may_frame(&bytes[..before]) {
+                return Err(corrupt("two frame headers"));
+            }
+            size = Some(frame.size);
+        }
+        match segment.marker {
+            segments::SOS => drop(walker.scan()?),
+            segments::EOI => return size.ok_or_else(|| corrupt("there is no frame header")),
+            _ => {}
+        }
+    }
 }
 
 /// Where the compressed strips or tiles of the decoder's page are.
