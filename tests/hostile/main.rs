@@ -280,6 +280,17 @@ fn bombs_are_refused_by_their_headers() {
     let with_tables = [&strip[..], &[(347, 7, tables.len() as u32, 1000 + small.len() as u32)]].concat();
     let failure = prepared(&tiff_of(&with_tables, &[&small[..], &tables].concat())).failure.unwrap();
     assert_eq!(failure.message, "its JPEG tables are no tables", "TIFF with a frame header among its JPEG tables");
+    // Coarse quantisation tables hold the two bytes of a frame header's marker, and are none.
+    let mut markers = 0;
+    for quality in 1..=25 {
+        let mut coarse = Vec::new();
+        let encoder = jpeg_encoder::Encoder::new(&mut coarse, quality);
+        encoder.encode(&[90; 64], 8, 8, jpeg_encoder::ColorType::Luma).unwrap();
+        markers += coarse.windows(2).filter(|pair| matches!(pair, [0xff, 0xc0..=0xc2])).count();
+        strip[8].3 = coarse.len() as u32;
+        assert_eq!(decoded(&tiff_of(&strip, &coarse)), Ok((8, 8)), "JPEG of quality {quality} in a TIFF");
+    }
+    assert!(markers > 25);
     let mut lowest_first = entries(8, 8, 64).to_vec();
     lowest_first.insert(5, (266, 3, 1, 2));
     assert_eq!(decoded(&tiff_of(&lowest_first, &[9; 64])), Ok((8, 8)));

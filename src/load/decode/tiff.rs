@@ -267,7 +267,7 @@ fn check(decoder: &mut Reader<'_>, bytes: &[u8], size: Size) -> Result<(), Failu
     }
     // The decoder puts these before each strip, which would then say nothing.
     let mut tables = entries(bytes).into_iter().flatten().filter(|entry| entry.tag == Tag::JPEGTables.to_u16());
-    if tables.any(|tables| tables.value.is_none_or(|it| it.len() > MAX_JPEG_TABLES || may_frame(it))) {
+    if tables.any(|tables| tables.value.is_none_or(|it| it.len() > MAX_JPEG_TABLES || may_frame(it, it.len()))) {
         return Err(corrupt("its JPEG tables are no tables"));
     }
     for chunk in chunks {
@@ -280,9 +280,17 @@ fn check(decoder: &mut Reader<'_>, bytes: &[u8], size: Size) -> Result<(), Failu
     Ok(())
 }
 
-/// Whether a reader may find a frame header somewhere in these bytes, however it goes through them.
-fn may_frame(bytes: &[u8]) -> bool {
-    bytes.windows(2).any(|pair| matches!(pair, [0xff, 0xc0..=0xc2]))
+/// Whether the decoder may take something that begins before `end` for a frame header, however it goes through these bytes.
+/// Coarse quantisation tables hold such a marker's two bytes, but not the length that its components need.
+fn may_frame(bytes: &[u8], end: usize) -> bool {
+    (0..end).any(|at| match bytes[at..] {
+        [0xff, 0xc0..=0xc2, high, low, precision, _, _, _, _, components, ..] => {
+            precision == 8 && u16::from_be_bytes([high, low]) == 8 + 3 * u16::from(components)
+        }
+        // What follows is not known here.
+        [0xff, 0xc0..=0xc2, ..] => true,
+        _ => false,
+    })
 }
 
 /// The size of a JPEG stream that reaches its end marker, and in which no reader finds another frame header before its own.
@@ -297,7 +305,7 @@ fn jpeg_size(bytes: &[u8]) -> Result<Size, Failure> {
         let segment = walker.next()?;
         if let Some(frame) = segments::frame(&segment)? {
             let before = walker.at - segment.body.len() - 4;
-            if size.is_some() || may_frame(&bytes[..before]) {
+            if size.is_some() || may_frame(bytes, before) {
                 return Err(corrupt("two frame headers"));
             }
             size = Some(frame.size);
